@@ -1,0 +1,141 @@
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+from conftest import MAX_Z
+from torch.distributions import kl_divergence
+
+from pyro_vae.distributions import CholeskyNormal, SharedVarianceNormal
+
+
+def spread(variance, loc):
+    """The same density by torch's own Normal."""
+    scale = torch.as_tensor(variance).sqrt().expand(loc.shape)
+    return dist.Normal(loc, scale)
+
+
+@pytest.mark.parametrize(
+    ("event_shape", "variance"),
+    [
+        ((), 0.3),
+        ((4,), 0.3),
+        ((4,), [0.1, 0.2, 3.0, 0.5]),
+        ((2, 3), 0.3),
+        ((2, 3), [[0.1, 0.2, 0.3], [1.0, 2.0, 3.0]]),
+        ((2, 3), [0.5, 1.0, 2.0]),
+    ],
+)
+def test_shared_variance_normal_has_the_density_of_independent_normals(event_shape, variance):
+    if isinstance(variance, list):
+        variance = torch.tensor(variance)
+    loc, x = torch.randn(7, 5, *event_shape), torch.randn(5, *event_shape)
+    event_dim = len(event_shape)
+    p = SharedVarianceNormal(loc, variance, event_dim=event_dim)
+    assert p.batch_shape == (7, 5)
+    assert p.event_shape == event_shape
+    expected = spread(variance, loc).to_event(event_dim).log_prob(x)
+    torch.testing.assert_close(p.log_prob(x), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(p.variance, spread(variance, loc).variance)
+    torch.testing.assert_close(p.expand((2, 7, 5)).log_prob(x), expected.expand(2, 7, 5))
+
+
+def test_shared_variance_normal_has_the_gradients_of_independent_normals():
+    x = torch.randn(5, 4)
+    gradients = []
+    for make in (
+        lambda loc, c: SharedVarianceNormal(loc, c, event_dim=1),
+        lambda loc, c: spread(c, loc).to_event(1),
+    ):
+        loc = torch.linspace(-1, 1, 20).reshape(5, 4).requires_grad_()
+        c = torch.tensor(0.3, requires_grad=True)
+        make(loc, c).log_prob(x).sum().backward()
+        gradients.append((loc.grad, c.grad))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("variance", [0.25, torch.tensor([0.25, 4.0], dtype=torch.float64)])
+def test_shared_variance_normal_draws_have_its_moments(variance):
+    loc = torch.tensor([1.0, -2.0])
+    draws = SharedVarianceNormal(loc, variance, event_dim=1).rsample((40_000,))
+    z = (draws - loc) / torch.as_tensor(variance).sqrt()
+    # Mean of z has s.d. 1 / sqrt(S), mean of z^2 has s.d. sqrt(2 / S).
+    assert (z.mean(0) * 200).abs().max() < MAX_Z
+    assert ((z.square().mean(0) - 1) * 200 / math.sqrt(2)).abs().max() < MAX_Z
+
+
+def random_cholesky(*batch, size=3):
+    tril = torch.randn(*batch, size, size).tril(-1)
+    return tril + (torch.rand(*batch, size) + 0.3).diag_embed()
+
+
+def test_cholesky_normal_knows_the_density_of_its_own_draw():
+    loc, tril = torch.randn(5, 3), random_cholesky(5)
+    q = CholeskyNormal(loc, scale_tril=tril)
+    other = dist.MultivariateNormal(loc, scale_tril=tril)
+    for shape in ((), (7,)):
+        z = q.rsample(shape)
+        torch.testing.assert_close(q.log_prob(z), other.log_prob(z), rtol=0, atol=1e-11)
+        torch.testing.assert_close(q.log_prob(z + 1), other.log_prob(z + 1), rtol=0, atol=1e-11)
+    wide = q.expand((2, 5))
+    z = wide.rsample()
+    assert z.shape == (2, 5, 3)
+    torch.testing.assert_close(wide.log_prob(z), other.log_prob(z), rtol=0, atol=1e-11)
+
+
+def test_cholesky_normal_does_not_trust_a_draw_that_was_changed_in_place():
+    q = CholeskyNormal(torch.zeros(3), scale_tril=random_cholesky())
+    z = q.sample()
+    z += 1
+    expected = dist.MultivariateNormal(q.loc, scale_tril=q.scale_tril).log_prob(z)
+    torch.testing.assert_close(q.log_prob(z), expected)
+
+
+def test_cholesky_normal_has_the_total_derivative_at_its_own_draw():
+    gradients = []
+    for cls in (CholeskyNormal, dist.MultivariateNormal):
+        torch.manual_seed(1)
+        loc = torch.randn(5, 3, requires_grad=True)
+        tril = random_cholesky(5).requires_grad_()
+        q = cls(loc, scale_tril=tril)
+        noise_state = torch.get_rng_state()
+        z = q.rsample()
+        (q.log_prob(z) + z.square().sum(-1)).sum().backward()
+        torch.set_rng_state(noise_state)
+        gradients.append((loc.grad, tril.grad.tril()))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-10)
+
+
+def test_cholesky_normal_has_a_closed_form_kl_to_independent_normals():
+    loc, tril = torch.randn(5, 3), random_cholesky(5)
+    p_loc, p_scale = torch.randn(3), torch.rand(3) + 0.5
+    q = CholeskyNormal(loc, scale_tril=tril)
+    p = dist.Normal(p_loc, p_scale).to_event(1)
+    expected = kl_divergence(
+        dist.MultivariateNormal(loc, scale_tril=tril),
+        dist.MultivariateNormal(p_loc, scale_tril=p_scale.diag()),
+    )
+    torch.testing.assert_close(kl_divergence(q, p), expected, rtol=0, atol=1e-11)
+
+
+def test_cholesky_normal_has_no_closed_form_kl_to_other_independent_distributions():
+    q = CholeskyNormal(torch.zeros(3), scale_tril=random_cholesky())
+    with pytest.raises(NotImplementedError):
+        kl_divergence(q, dist.Laplace(torch.zeros(3), torch.ones(3)).to_event(1))
+
+
+@pytest.mark.parametrize("variance", [0.0, -1.0, torch.tensor([1.0, -1.0])])
+def test_shared_variance_normal_rejects_a_variance_that_is_not_positive(variance):
+    with pytest.raises(ValueError, match="variance must be positive; got"):
+        SharedVarianceNormal(torch.zeros(3, 2), variance, event_dim=1)
+
+
+def test_shared_variance_normal_rejects_a_mean_without_its_event_dimensions():
+    with pytest.raises(ValueError, match="loc must have at least event_dim = 2 dimensions"):
+        SharedVarianceNormal(torch.zeros(3), 1.0, event_dim=2)
+
+
+def test_shared_variance_normal_rejects_values_that_are_not_numbers():
+    p = SharedVarianceNormal(torch.zeros(3, 2), 1.0, event_dim=1)
+    with pytest.raises(ValueError, match="support"):
+        p.log_prob(torch.full((3, 2), math.nan))
