@@ -1,0 +1,68 @@
+"""Variational autoencoders as what they are: variational inference in Pyro.
+
+Names are imported on first use, so that ``import pyro_vae`` and the command line's ``--help`` do
+not wait for torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae import (
+        baselines,
+        datasets,
+        diagnostics,
+        distributions,
+        families,
+        guides,
+        likelihoods,
+        networks,
+        optim,
+        plots,
+        priors,
+    )
+    from pyro_vae.fit_result import FitResult
+    from pyro_vae.training import fit
+    from pyro_vae.vae import VAE, gaussian_vae
+
+__all__ = [
+    "VAE",
+    "FitResult",
+    "baselines",
+    "datasets",
+    "diagnostics",
+    "distributions",
+    "families",
+    "fit",
+    "gaussian_vae",
+    "guides",
+    "likelihoods",
+    "networks",
+    "optim",
+    "plots",
+    "priors",
+]
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "VAE": "pyro_vae.vae",
+    "FitResult": "pyro_vae.fit_result",
+    "fit": "pyro_vae.training",
+    "gaussian_vae": "pyro_vae.vae",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif name in __all__:
+        value = importlib.import_module(f"pyro_vae.{name}")
+    else:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

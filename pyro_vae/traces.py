@@ -1,0 +1,205 @@
+r"""The one place that turns two Pyro programs into log densities, one for each datum and draw.
+
+ELBO, importance weights and every diagnostic are reductions of what is computed here, from the
+traces of ``model`` and ``guide``, so a program that a user wrote by hand is served as well as a
+:class:`pyro_vae.VAE`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+__all__ = ["ElboTerms", "LogDensities", "Programs", "elbo_terms", "log_densities"]
+
+
+class Programs(Protocol):
+    """A model and a guide: Pyro programs of the data, with their sites in the plate "data"."""
+
+    def model(self, x: Tensor) -> Any:
+        """Joint density of the data, observed at x, and of the latent sites."""
+
+    def guide(self, x: Tensor) -> Any:
+        """Approximate posterior of the latent sites."""
+
+
+@dataclass(frozen=True)
+class LogDensities:
+    """Log densities of S draws from the guide at N data, by site, each ``(S, N)``, in nats.
+
+    Attributes:
+        log_p: Sites of the model: latent ones at the guide's draws, observed ones at the data.
+        log_q: Sites of the guide.
+        analytic_kl: KL(q || p) of the single latent site, ``(N,)`` up to broadcasting, where the
+            program has just one and theory has a closed form; else None.
+        kl_per_dim: The same for each latent dimension, ``(N, k)`` up to broadcasting, where both
+            q and p factorize; else None.
+    """
+
+    log_p: dict[str, Tensor]
+    log_q: dict[str, Tensor]
+    analytic_kl: Tensor | None
+    kl_per_dim: Tensor | None
+
+    @property
+    def log_weights(self) -> Tensor:
+        """Log p(x, z) - log q(z|x), ``(S, N)``."""
+        return sum(self.log_p.values()) - sum(self.log_q.values())  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class ElboTerms:
+    """One-sample estimates of the ELBO and its two terms, each ``(S, N)``, in nats.
+
+    ``elbo = expected_log_likelihood - kl`` holds in every element.
+
+    Attributes:
+        elbo: Estimates of the bound.
+        expected_log_likelihood: Log-likelihood at each draw.
+        kl: The analytic KL, repeated, or its one-sample estimates.
+        kl_is_analytic: Which of the two.
+        kl_per_dim: The analytic KL of each latent dimension, ``(N, k)``, where q and p factorize.
+    """
+
+    elbo: Tensor
+    expected_log_likelihood: Tensor
+    kl: Tensor
+    kl_is_analytic: bool
+    kl_per_dim: Tensor | None
+
+
+def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDensities:
+    r"""Log densities of all sites at ``num_samples`` draws from the guide.
+
+    The draws are one vectorized plate around the program. Pyro's parameter store is read where it
+    already holds a program's parameter and is never written to.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+        num_samples: Number S of draws for each datum.
+
+    Raises:
+        ValueError: If a site does not lie in a plate of N rows, as the rightmost batch dimension.
+    """
+    num_data = len(x)
+
+    def with_particles(program: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
+        def run(x: Tensor) -> Any:
+            with pyro.plate("particles", num_samples, dim=-2):
+                return program(x)
+
+        return run
+
+    with _StoreUntouched():
+        guide_trace = poutine.trace(with_particles(programs.guide)).get_trace(x)
+        replayed = poutine.replay(with_particles(programs.model), trace=guide_trace)
+        model_trace = poutine.trace(replayed).get_trace(x)
+    shape = torch.Size([num_samples, num_data])
+    log_p = _site_log_probs(model_trace, shape)
+    log_q = _site_log_probs(guide_trace, shape)
+    missing = [name for name in log_q if name not in log_p]
+    if missing:
+        raise ValueError(
+            f"guide must sample only sites that the model has; got {missing}, and the model's "
+            f"sites are {list(log_p)}."
+        )
+    kl, kl_per_dim = _analytic_kl(model_trace, guide_trace, list(log_q))
+    return LogDensities(log_p, log_q, kl, kl_per_dim)
+
+
+def elbo_terms(programs: Programs, x: Tensor, *, num_samples: int) -> ElboTerms:
+    r"""One-sample estimates of :math:`\mathbb E_q \log p(x \mid z)`, KL and ELBO.
+
+    The KL is analytic where it can be, else the average of :math:`\log q(z|x) - \log p(z)` over
+    the same draws, so that the ELBO is then the plain average of the log weights.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``.
+        num_samples: Number S of draws for each datum.
+    """
+    densities = log_densities(programs, x, num_samples=num_samples)
+    log_likelihood = sum(
+        (log_p for name, log_p in densities.log_p.items() if name not in densities.log_q),
+        start=x.new_zeros(num_samples, len(x)),
+    )
+    if densities.analytic_kl is not None:
+        kl = densities.analytic_kl.expand_as(log_likelihood)
+        per_dim = densities.kl_per_dim
+        if per_dim is not None:
+            per_dim = per_dim.expand(num_samples, len(x), -1)[0]
+        return ElboTerms(
+            log_likelihood - kl, log_likelihood, kl, kl_is_analytic=True, kl_per_dim=per_dim
+        )
+    elbo = densities.log_weights
+    kl = log_likelihood - elbo
+    return ElboTerms(elbo, log_likelihood, kl, kl_is_analytic=False, kl_per_dim=None)
+
+
+class _StoreUntouched(Messenger):
+    """Answers param statements that the store does not know without registering them there."""
+
+    def _pyro_param(self, msg: Any) -> None:
+        if msg["name"] in pyro.get_param_store() or len(msg["args"]) < 2:
+            return
+        init = msg["args"][1]
+        msg["value"] = init() if callable(init) and not isinstance(init, Tensor) else init
+        msg["done"] = True
+
+
+def _site_log_probs(trace: poutine.Trace, shape: torch.Size) -> dict[str, Tensor]:
+    log_probs = {}
+    for name, site in trace.nodes.items():
+        if site["type"] != "sample" or poutine.util.site_is_subsample(site):
+            continue
+        plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
+        if plates.get(-1) != shape[1]:
+            raise ValueError(
+                f"site {name!r} must lie in the plate 'data' of {shape[1]} rows at dim=-1; its "
+                f"plates are {plates}. Estimates are per datum, so a site that all data share has "
+                "no place in them."
+            )
+        # A plate scale is a matter of training; a mask belongs to the density.
+        density: Any = site["fn"]
+        log_prob = scale_and_mask(density.log_prob(site["value"]), mask=site["mask"])
+        try:
+            log_probs[name] = log_prob.expand(shape)
+        except RuntimeError as error:
+            raise ValueError(
+                f"site {name!r} must have one log density for each draw and datum, shape "
+                f"{tuple(shape)}; got {tuple(log_prob.shape)}. Move dependent dimensions into the "
+                "event with .to_event()."
+            ) from error
+    return log_probs
+
+
+def _analytic_kl(
+    model_trace: poutine.Trace, guide_trace: poutine.Trace, latent: list[str]
+) -> tuple[Tensor | None, Tensor | None]:
+    # With two latent sites p(z1 | z2) depends on a draw, and the sum of KLs is no longer the KL.
+    if len(latent) != 1:
+        return None, None
+    sites = guide_trace.nodes[latent[0]], model_trace.nodes[latent[0]]
+    if any(site["mask"] is not None for site in sites):
+        return None, None
+    q: Any = sites[0]["fn"]
+    p: Any = sites[1]["fn"]
+    try:
+        if _factorizes(q) and _factorizes(p):
+            kl_per_dim = kl_divergence(q.base_dist, p.base_dist)
+            return kl_per_dim.sum(-1), kl_per_dim
+        return kl_divergence(q, p), None
+    except NotImplementedError:
+        return None, None
+
+
+def _factorizes(distribution: Any) -> bool:
+    return isinstance(distribution, Independent) and distribution.reinterpreted_batch_ndims == 1
