@@ -1,0 +1,172 @@
+"""One torch optimizer behind Pyro's interface, and learning-rate schedules.
+
+Pyro makes one optimizer object for each tensor and clips each tensor's gradient by itself. Here
+one optimizer holds all of them, so that fused updates and the global norm are possible, and
+``pyro.infer.SVI`` stays as it is.
+"""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pyro
+import torch
+from pyro.optim import PyroOptim
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["OneTorchOptim", "Schedule", "adam", "constant", "cosine", "warmup"]
+
+Schedule = Callable[[float], float]
+"""Maps progress through training, 0 to 1, to a factor of the learning rate."""
+
+
+class OneTorchOptim(PyroOptim):
+    r"""One torch optimizer over all parameters that SVI hands over.
+
+    SVI's gradient is that of a sum over the batch. It is divided by ``num_data``, which the caller
+    sets before each step, so that the optimizer sees nats per datum whatever the batch size, and
+    the division stays outside the objective, where a plate scale would turn an importance-weighted
+    bound into none.
+
+    Args:
+        constructor: Makes the optimizer from a list of parameters.
+        clip_norm: Largest global norm of the per-datum gradient; None leaves it as it is.
+
+    Attributes:
+        num_data: Number of data behind the next gradient.
+        rate_factor: Factor of every learning rate in the next step, as a schedule sets it.
+        num_skipped: Updates left out so far because the gradient was not finite.
+        skipped_last: Whether the last update was one of them.
+    """
+
+    def __init__(
+        self,
+        constructor: Callable[[list[Tensor]], Optimizer],
+        *,
+        clip_norm: float | None = None,
+    ) -> None:
+        super().__init__(constructor, {})
+        if clip_norm is not None and not clip_norm > 0:
+            raise ValueError(f"clip_norm must be positive or None; got {clip_norm}.")
+        self.clip_norm = clip_norm
+        self.num_data = 1
+        self.rate_factor = 1.0
+        self.num_skipped = 0
+        self.skipped_last = False
+        self._constructor = constructor
+        self._optimizer: Optimizer | None = None
+        self._params: list[Tensor] = []
+        self._ids: set[int] = set()
+        self._learning_rates: list[float] = []
+
+    @property
+    def params(self) -> list[Tensor]:
+        """Parameters seen so far, in the order of their names in the parameter store."""
+        return self._params
+
+    def __call__(self, params: Iterable[Tensor], *args: Any, **kwargs: Any) -> None:
+        """Take one step with the gradients that ``params`` hold, and release them."""
+        self._register(params)
+        grads = [p.grad for p in self._params if p.grad is not None]
+        if not grads or self._optimizer is None:
+            return
+        norm = float(torch.nn.utils.get_total_norm(grads)) / self.num_data
+        self.skipped_last = not math.isfinite(norm)
+        if self.skipped_last:
+            self.num_skipped += 1
+        else:
+            factor = 1.0 / self.num_data
+            if self.clip_norm is not None and norm > self.clip_norm:
+                factor *= self.clip_norm / norm
+            if factor != 1.0:
+                for grad in grads:
+                    grad.mul_(factor)
+            groups = zip(self._optimizer.param_groups, self._learning_rates, strict=True)
+            for group, rate in groups:
+                group["lr"] = rate * self.rate_factor
+            self._optimizer.step()
+        # None rather than zeros: the next backward pass then stores instead of adding.
+        self._optimizer.zero_grad(set_to_none=True)
+
+    def _register(self, params: Iterable[Tensor]) -> None:
+        new = [p for p in params if id(p) not in self._ids]
+        if not new:
+            return
+        # SVI hands over a set, whose order differs from run to run.
+        new.sort(key=lambda p: str(pyro.get_param_store().param_name(p)))
+        self._params += new
+        self._ids.update(id(p) for p in new)
+        if self._optimizer is None:
+            self._optimizer = self._constructor(new)
+        else:
+            self._optimizer.add_param_group({"params": new})
+        known = len(self._learning_rates)
+        self._learning_rates += [group["lr"] for group in self._optimizer.param_groups[known:]]
+
+
+def adam(learning_rate: float) -> Callable[[list[Tensor]], Optimizer]:
+    """Adam for :class:`OneTorchOptim`, fused where the device has such a kernel.
+
+    Args:
+        learning_rate: Step size before any schedule.
+
+    Raises:
+        ValueError: If ``learning_rate`` is not positive and finite.
+
+    Example:
+        >>> adam(1e-3)([torch.zeros(2, requires_grad=True)]).defaults["lr"]
+        0.001
+    """
+    if not (learning_rate > 0 and math.isfinite(learning_rate)):
+        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
+
+    def make(params: list[Tensor]) -> Optimizer:
+        fused = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in params)
+        return torch.optim.Adam(params, lr=learning_rate, fused=fused)
+
+    return make
+
+
+def constant(progress: float) -> float:
+    """The learning rate as it is."""
+    return 1.0
+
+
+def cosine(progress: float) -> float:
+    r"""Half a cosine from 1 to 0, :math:`(1 + \cos \pi t) / 2`.
+
+    Example:
+        >>> [round(cosine(t), 3) for t in (0.0, 0.5, 1.0)]
+        [1.0, 0.5, 0.0]
+
+    References:
+        Loshchilov and Hutter (2017), SGDR, equation 5. https://arxiv.org/abs/1608.03983
+    """
+    return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def warmup(fraction: float, *, then: Schedule = cosine) -> Schedule:
+    """A linear rise from 0 over the first ``fraction`` of training, ``then`` over the rest.
+
+    Args:
+        fraction: Share of training that the rise takes, between 0 and 1.
+        then: Schedule behind it.
+
+    Raises:
+        ValueError: If ``fraction`` does not lie strictly between 0 and 1.
+
+    Example:
+        >>> rising = warmup(0.2, then=constant)
+        >>> round(rising(0.1), 3), rising(0.5)
+        (0.5, 1.0)
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must lie strictly between 0 and 1; got {fraction}.")
+
+    def schedule(progress: float) -> float:
+        if progress < fraction:
+            return progress / fraction
+        return then((progress - fraction) / (1.0 - fraction))
+
+    return schedule

@@ -1,0 +1,125 @@
+"""From what a user passes as data to checked tensors and batches on a device."""
+
+import logging
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from pyro_vae.batches import Batches, LoaderBatches, TensorBatches, stacked
+from pyro_vae.datasets import CheckedArray, Dataset, as_tensor
+
+__all__ = ["DataSource", "resolve_device"]
+
+logger = logging.getLogger(__name__)
+
+
+class DataSource:
+    """Reads data for one pair of programs: checks them, casts them, moves them.
+
+    Args:
+        programs: Their ``prepare`` checks the data where they have one, as a VAE does.
+        device: Where the batches go.
+    """
+
+    def __init__(self, programs: Any, device: torch.device) -> None:
+        self._programs = programs
+        self._device = device
+        self._told = False
+
+    def batches(self, x: Any, *, batch_size: int, seed: int) -> Batches:
+        """Training batches of x; the data are checked before the first one is handed out."""
+        if isinstance(x, DataLoader):
+            return LoaderBatches(x, prepare=lambda rows: self.tensor(rows, name="x"))
+        if isinstance(x, TorchDataset):
+            rows = stacked(x)
+            if rows is None:
+                return self.batches(
+                    DataLoader(x, batch_size=batch_size, shuffle=True), batch_size=0, seed=seed
+                )
+            x = rows
+        tensor = self.tensor(x, name="x")
+        normalized = _normalizes_over_the_batch(self._programs)
+        if normalized and len(tensor) == 1:
+            raise ValueError(
+                "x must have at least two rows where a network normalizes over the batch; got 1. "
+                "Use another normalization than BatchNorm."
+            )
+        check = getattr(self._programs, "check_data", None)
+        if check is not None:
+            check(tensor)
+        return TensorBatches(tensor, batch_size=batch_size, seed=seed, merge_single=normalized)
+
+    def tensor(self, x: Any, *, name: str) -> Tensor:
+        """All of x as one checked tensor on the device."""
+        columns = None
+        if isinstance(x, Dataset):
+            x, columns = x.x, x.columns
+        elif isinstance(x, TorchDataset):
+            x = stacked(x)
+            if x is None:
+                raise ValueError(f"{name} must fit in memory; got a Dataset that is too large.")
+        prepare = getattr(self._programs, "prepare", None)
+        if prepare is not None:
+            checked: CheckedArray = prepare(x, name=name)
+        else:
+            checked = as_tensor(x, dtype=_dtype(self._programs), name=name)
+        self._tell(checked, name)
+        columns = columns or checked.columns
+        if columns is not None and getattr(self._programs, "columns", columns) is None:
+            self._programs.columns = columns
+        return checked.tensor.to(self._device)
+
+    def _tell(self, checked: CheckedArray, name: str) -> None:
+        target = str(checked.tensor.dtype).removeprefix("torch.")
+        if checked.source_dtype != target and not self._told:
+            self._told = True
+            logger.warning(
+                "%s was cast from %s to %s, the type of the programs' parameters.",
+                name,
+                checked.source_dtype,
+                target,
+            )
+
+
+def resolve_device(programs: Any, device: torch.device | str) -> torch.device:
+    """The device to train on.
+
+    "auto" is the module's own device if it is not the CPU, else a GPU where there is one.
+
+    Raises:
+        RuntimeError: If a GPU is asked for and there is none.
+    """
+    if device == "auto":
+        reference = _reference(programs)
+        if reference is not None and reference.device.type != "cpu":
+            return reference.device
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"device must be available; got {device!r}, and torch finds no GPU. "
+            "Pass device='cpu' or device='auto'."
+        )
+    return resolved
+
+
+def _reference(programs: Any) -> Tensor | None:
+    if not isinstance(programs, nn.Module):
+        return None
+    tensors = [*programs.parameters(), *programs.buffers()]
+    return next((t for t in tensors if t.is_floating_point()), None)
+
+
+def _dtype(programs: Any) -> torch.dtype:
+    reference = _reference(programs)
+    return torch.get_default_dtype() if reference is None else reference.dtype
+
+
+def _normalizes_over_the_batch(programs: Any) -> bool:
+    norms = nn.modules.batchnorm._BatchNorm
+    return isinstance(programs, nn.Module) and any(
+        isinstance(m, norms) for m in programs.modules()
+    )
