@@ -1,0 +1,126 @@
+"""The ELBO and its terms, one value for each datum, with Monte Carlo standard errors."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_vae.modes import evaluation_mode
+from pyro_vae.seeding import seeded
+from pyro_vae.sources import DataSource, resolve_device
+from pyro_vae.traces import ElboTerms, Programs
+from pyro_vae.traces import elbo_terms as estimate_terms
+
+__all__ = ["elbo_summary", "elbo_terms"]
+
+TERMS = ("elbo", "expected_log_likelihood", "kl")
+DRAWS_AT_A_TIME = 20_000
+"""Rows times draws that are in memory at once."""
+
+
+def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -> xr.Dataset:
+    r"""ELBO of each datum, split into expected log-likelihood and KL.
+
+    .. math:: \text{ELBO}(x_i) = \mathbb E_{q(z \mid x_i)} \log p(x_i \mid z)
+              - \mathrm{KL}(q(z \mid x_i) \,\|\, p(z))
+
+    The KL is analytic where theory has it, and then without Monte Carlo error. Otherwise it is
+    averaged over the same draws as the likelihood, and the ELBO is the average of
+    :math:`\log p(x, z) - \log q(z \mid x)`, whose error is not that of its two terms added.
+
+    Args:
+        vae: A VAE, or any model and guide with their sites in the plate "data".
+        x: Data, ``(N, *event_shape)``.
+        num_samples: Number S of draws from q(z|x) for each datum.
+        seed: Seed of the draws; the global random state is left alone.
+
+    Returns:
+        Variables ``elbo``, ``expected_log_likelihood``, ``kl`` and for each a ``_mcse``, the
+        Monte Carlo standard error of the average over draws (NaN for one draw); all over
+        ``obs_id``, in nats. ``kl_per_dim`` over ``obs_id`` and ``latent`` where q and p factorize.
+        Attribute ``kl_is_analytic`` is 1 or 0.
+
+    Raises:
+        ValueError: If x or ``num_samples`` do not fit.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
+        >>> terms = elbo_terms(vae, torch.zeros(5, 3), num_samples=4)
+        >>> dict(terms.sizes)
+        {'obs_id': 5, 'latent': 2}
+    """
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
+        raise ValueError(f"num_samples must be a positive integer; got {num_samples!r}.")
+    device = resolve_device(vae, "auto")
+    rows = DataSource(vae, device).tensor(x, name="x")
+    pieces, is_analytic = [], True
+    with evaluation_mode(vae), torch.no_grad(), seeded(seed, "elbo terms", device=device):
+        for piece in rows.split(max(1, DRAWS_AT_A_TIME // num_samples)):
+            terms = estimate_terms(vae, piece, num_samples=num_samples)
+            is_analytic = is_analytic and terms.kl_is_analytic
+            pieces.append(_reduced(terms))
+    columns = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+    return xr.Dataset(
+        {
+            name: (("obs_id", "latent")[: values.dim()], values.double().cpu().numpy())
+            for name, values in columns.items()
+        },
+        coords={"obs_id": np.arange(len(rows))},
+        attrs={
+            "units": "nats per datum",
+            "num_samples": num_samples,
+            "seed": seed,
+            "kl_is_analytic": int(is_analytic),
+        },
+    )
+
+
+def elbo_summary(terms: xr.Dataset) -> pd.DataFrame:
+    r"""Means of the ELBO and its terms over the data, with both their errors, in nats per datum.
+
+    Args:
+        terms: What :func:`elbo_terms` returned.
+
+    Returns:
+        One row a term. ``mean``; ``se``, the standard error for a claim about new data,
+        :math:`\sqrt{\operatorname{Var}_i(\ell_i) / N}`, which contains the Monte Carlo error; and
+        ``mcse``, the Monte Carlo error alone, for a claim about these data,
+        :math:`\sqrt{\sum_i \text{mcse}_i^2} / N`.
+
+    Example:
+        >>> values = {"elbo": [1.0, 3.0], "expected_log_likelihood": [2.0, 4.0], "kl": [1.0, 1.0]}
+        >>> terms = xr.Dataset({name: ("obs_id", value) for name, value in values.items()})
+        >>> errors = {f"{name}_mcse": ("obs_id", [0.3, 0.4]) for name in values}
+        >>> row = elbo_summary(terms.assign(errors)).loc["elbo"]
+        >>> [round(float(v), 6) for v in (row["mean"], row["se"], row["mcse"])]
+        [2.0, 1.0, 0.25]
+    """
+    count = terms.sizes["obs_id"]
+    rows = {}
+    for name in TERMS:
+        values, errors = terms[name].to_numpy(), terms[f"{name}_mcse"].to_numpy()
+        spread = values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan
+        rows[name] = {
+            "mean": values.mean(),
+            "se": spread,
+            "mcse": math.sqrt(np.square(errors).sum()) / count,
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _reduced(terms: ElboTerms) -> dict[str, Tensor]:
+    reduced = {}
+    for name in TERMS:
+        draws: Tensor = getattr(terms, name).double()
+        reduced[name] = draws.mean(0)
+        reduced[f"{name}_mcse"] = draws.std(0) / math.sqrt(len(draws))
+    if terms.kl_is_analytic:
+        reduced["kl_mcse"] = torch.zeros_like(reduced["kl"])
+    if terms.kl_per_dim is not None:
+        reduced["kl_per_dim"] = terms.kl_per_dim
+    return reduced
