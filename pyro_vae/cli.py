@@ -1,0 +1,185 @@
+"""The command line: strings to objects, and nothing else.
+
+Only the standard library is imported before the arguments are known, so that ``--help`` answers at
+once; ``commands`` and torch come when there is something to do.
+"""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+
+__all__ = ["main"]
+
+IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "emnist", "celeba")
+FAMILIES = ("diagonal", "full")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; return its exit status.
+
+    Args:
+        arguments: Words after the program's name; those of the process unless given.
+    """
+    options = _parser().parse_args(arguments)
+    from pyro_vae import commands  # torch takes seconds to import
+
+    run = getattr(commands, options.command)
+    try:
+        run(options)
+    except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
+        print(f"pyro-vae {options.command}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"pyro-vae {options.command}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="pyro-vae",
+        description="Variational autoencoders as variational inference in Pyro.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_fit(commands)
+    _add_baselines(commands)
+    info = commands.add_parser("info", help="show what a run directory holds")
+    info.add_argument("run", help="directory that 'pyro-vae fit' wrote")
+    sample = commands.add_parser("sample", help="draw x from the prior of a fitted VAE")
+    sample.add_argument("run", help="directory that 'pyro-vae fit' wrote")
+    sample.add_argument("--num", type=_positive(int), default=64, help="number of draws (64)")
+    sample.add_argument("--mean", action="store_true", help="the mean of p(x|z), not a draw")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
+    sample.add_argument("--out", help="a .png picture, or raw values as .npy or .csv")
+    reconstruct = commands.add_parser("reconstruct", help="reconstruct data by a fitted VAE")
+    reconstruct.add_argument("run", help="directory that 'pyro-vae fit' wrote")
+    reconstruct.add_argument(
+        "--file", help="data (.npy, .npz, .csv) in place of the held-out rows"
+    )
+    reconstruct.add_argument("--out", help="a .png picture, or raw values as .npy or .csv")
+    return parser
+
+
+def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="fit a VAE, print its ELBO, leave a run directory",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_data(fit)
+    model = fit.add_argument_group("model")
+    model.add_argument("--latent-dim", type=_positive(int), default=2, help="dimension k of z")
+    model.add_argument(
+        "--hidden", type=_positive(int), nargs="*", default=[400], help="widths of hidden layers"
+    )
+    model.add_argument(
+        "--networks", type=_one_of("mlp", "conv"), default="mlp", help="mlp, or conv for images"
+    )
+    model.add_argument(
+        "--family", type=_one_of(*FAMILIES), default="diagonal", help=f"of q(z|x): {FAMILIES}"
+    )
+    model.add_argument(
+        "--variance", type=_positive(float), default=0.1, help="c of p(x|z), or its starting value"
+    )
+    kinds = model.add_mutually_exclusive_group()
+    kinds.add_argument("--fixed-variance", action="store_true", help="keep c as it is")
+    kinds.add_argument("--variance-per-feature", action="store_true", help="learn one c a feature")
+    model.add_argument(
+        "--dtype", type=_one_of("float32", "float64"), default="float32", help="floating type"
+    )
+    training = fit.add_argument_group("training")
+    _add_training(training, epochs=100)
+    training.add_argument("--clip-norm", type=_positive(float), help="largest gradient norm")
+    training.add_argument(
+        "--patience", type=_positive(int), help="stop after so many epochs without a better ELBO"
+    )
+    fit.add_argument("--out", help="run directory, new or empty (default: a new one in runs/)")
+
+
+def _add_baselines(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    baselines = commands.add_parser(
+        "baselines",
+        help="held-out reconstruction error of PCA, linear AE, AE and VAE",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_data(baselines)
+    baselines.add_argument(
+        "--latent-dims", type=_positive(int), nargs="+", default=[2, 5, 10, 20], help="every k"
+    )
+    baselines.add_argument(
+        "--hidden", type=_positive(int), nargs="*", default=[400], help="widths of hidden layers"
+    )
+    _add_training(baselines, epochs=100)
+    baselines.add_argument("--out", help="write the table to this .csv file as well")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group("data")
+    data.add_argument(
+        "--data",
+        default="digits",
+        help=f"digits (embedded), {', '.join(IMAGE_SETS)}, or a .npy, .npz or .csv file",
+    )
+    data.add_argument("--root", help="folder of the image sets (default: $PYRO_VAE_DATA)")
+    data.add_argument("--download", action="store_true", help="download a missing image set")
+    data.add_argument("--labels", help="column (.csv) or array (.npz) that holds labels")
+    data.add_argument("--key", help="array of an .npz file that holds x")
+    scaling = data.add_mutually_exclusive_group()
+    scaling.add_argument("--divide", type=_positive(float), help="x = raw / this, for files")
+    scaling.add_argument(
+        "--standardize", action="store_true", help="x = (raw - mean) / sd of the training rows"
+    )
+    data.add_argument(
+        "--held-out", type=_fraction, default=0.2, help="share held out, where no test set exists"
+    )
+
+
+def _add_training(
+    parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, epochs: int
+) -> None:
+    parser.add_argument(
+        "--epochs", type=_positive(int), default=epochs, help="passes over the data"
+    )
+    parser.add_argument("--batch-size", type=_positive(int), default=128, help="rows in a step")
+    parser.add_argument(
+        "--learning-rate", type=_positive(float), default=3e-3, help="of Adam, before the cosine"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of split, weights, order and noise")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _positive(kind: type) -> Callable[[str], float]:
+    def convert(text: str) -> float:
+        try:
+            value: float = kind(text)
+        except ValueError:
+            value = 0
+        if not 0 < value < float("inf"):
+            noun = "integer" if kind is int else "number"
+            raise argparse.ArgumentTypeError(f"must be a positive {noun}; got {text!r}.")
+        return value
+
+    return convert
+
+
+def _fraction(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1; got {text!r}.")
+    return value
+
+
+def _one_of(*names: str) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text in names:
+            return text
+        near = difflib.get_close_matches(text, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise argparse.ArgumentTypeError(f"must be one of {', '.join(names)}; got {text!r}.{hint}")
+
+    return convert

@@ -1,0 +1,105 @@
+"""Which data: words of the command line, or a configuration, to training and held-out data."""
+
+import difflib
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pyro_vae import datasets
+from pyro_vae.datasets import Dataset, Scaling
+
+__all__ = ["as_images", "data_settings", "load", "picture_settings"]
+
+IMAGE_SETS: dict[str, Callable[..., Dataset]] = {
+    "mnist": datasets.mnist,
+    "fashion_mnist": datasets.fashion_mnist,
+    "kmnist": datasets.kmnist,
+    "emnist": datasets.emnist,
+    "celeba": datasets.celeba,
+}
+
+
+def data_settings(options: Namespace) -> dict[str, Any]:
+    """What the command line says of the data, as the configuration keeps it."""
+    return {
+        "source": options.data,
+        "root": options.root,
+        "download": options.download,
+        "labels": options.labels,
+        "key": options.key,
+        "divide": options.divide,
+        "standardize": options.standardize,
+        "held_out": options.held_out,
+    }
+
+
+def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
+    """Training and held-out data, scaled; a known scaling is used, else found on training rows."""
+    wanted = settings["data"]
+    source = wanted["source"]
+    dtype = getattr(torch, settings.get("model", {}).get("dtype", "float32"))
+    if source in IMAGE_SETS:
+        load = IMAGE_SETS[source]
+        train, held_out = (
+            load(
+                root=wanted.get("root"),
+                train=part,
+                download=wanted.get("download", False),
+                dtype=dtype,
+            )
+            for part in (True, False)
+        )
+    else:
+        if source == "digits":
+            data = datasets.digits(dtype=dtype)
+        else:
+            _check_source(source)
+            data = datasets.from_file(
+                source,
+                scaling=Scaling.divide(wanted["divide"]) if wanted.get("divide") else None,
+                labels=wanted.get("labels"),
+                key=wanted.get("key"),
+                dtype=dtype,
+            )
+        train, held_out = data.split(held_out=wanted["held_out"], seed=settings["fit"]["seed"])
+    if wanted.get("scaling") is not None:
+        # Written for the shape that the networks took, read before the data are given it.
+        scaling = Scaling.from_dict(wanted["scaling"]).reshape(*train.event_shape)
+    elif wanted.get("standardize"):
+        scaling = Scaling.standardize(train.raw)
+    else:
+        scaling = train.scaling
+    if scaling == train.scaling:  # to raw units and back would round
+        return train, held_out
+    return train.rescale(scaling), held_out.rescale(scaling)
+
+
+def as_images(data: Dataset) -> Dataset:
+    """The same data with event shape (channels, rows, columns), as convolutions take them."""
+    shape = data.image_shape
+    if shape is None:
+        raise ValueError(f"networks must be mlp for data that are no images; got conv for {data}.")
+    return data.reshape(*(shape if len(shape) == 3 else (1, *shape)))
+
+
+def picture_settings(
+    config: Mapping[str, Any],
+) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None]:
+    """Image shape and column names of a run's data, where they have any."""
+    shape, columns = config["data"].get("image_shape"), config["data"].get("columns")
+    return None if shape is None else tuple(shape), None if columns is None else tuple(columns)
+
+
+def _check_source(source: str) -> None:
+    if Path(source).suffix or Path(source).exists():
+        return
+    names = ["digits", *IMAGE_SETS]
+    near = difflib.get_close_matches(source, names, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise ValueError(
+        f"data must be one of {', '.join(names)}, or a .npy, .npz or .csv file; got "
+        f"{source!r}.{hint}"
+    )

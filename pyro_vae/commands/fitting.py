@@ -1,0 +1,196 @@
+"""``pyro-vae fit``: fit, report, draw, keep."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_vae import baselines, diagnostics, likelihoods, plots
+from pyro_vae.commands.data_choice import as_images, data_settings, load
+from pyro_vae.commands.model_choice import build
+from pyro_vae.datasets import Dataset
+from pyro_vae.report import fit_report, mean_and_error, with_error
+from pyro_vae.run_directory import RunDirectory
+from pyro_vae.seeding import seeded
+from pyro_vae.sources import resolve_device
+from pyro_vae.training import fit as fit_vae
+from pyro_vae.vae import VAE
+
+__all__ = ["fit"]
+
+MAX_REPORTED = 10_000
+"""Rows on which the report evaluates the ELBO; enough for a standard error below a nat."""
+
+
+def fit(options: Namespace) -> None:
+    """``pyro-vae fit``."""
+    settings = {
+        "data": data_settings(options),
+        "model": {
+            "latent_dim": options.latent_dim,
+            "hidden": options.hidden,
+            "networks": options.networks,
+            "family": options.family,
+            "variance": options.variance,
+            "learn_variance": not options.fixed_variance,
+            "variance_per_feature": options.variance_per_feature,
+            "dtype": options.dtype,
+        },
+        "fit": {
+            "epochs": options.epochs,
+            "batch_size": options.batch_size,
+            "learning_rate": options.learning_rate,
+            "clip_norm": options.clip_norm,
+            "patience": options.patience,
+            "seed": options.seed,
+            "device": options.device,
+        },
+    }
+    train, held_out = load(settings)
+    if options.networks == "conv":
+        train, held_out = as_images(train), as_images(held_out)
+    vae = build(settings["model"], train, seed=options.seed)
+    resolve_device(vae, options.device)  # a wrong one is told before there is a directory
+    if options.out is not None:
+        run = RunDirectory.create(options.out)
+    else:
+        name = f"{Path(options.data).stem}-k{options.latent_dim}-{options.family}"
+        run = RunDirectory.create_numbered("runs", name)
+    run.write_config(resolved(settings, train, held_out))
+
+    result = fit_vae(
+        vae,
+        train,
+        validation=held_out,
+        progress=not options.quiet,
+        **settings["fit"],
+    )
+    run.write_weights(vae)
+    run.write_table("history.csv", result.history)
+
+    terms = {
+        part.name: diagnostics.elbo_terms(vae, part.x[:MAX_REPORTED]) for part in (train, held_out)
+    }
+    summaries = {name: diagnostics.elbo_summary(value) for name, value in terms.items()}
+    run.write_table(
+        "summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index(), index=False
+    )
+    reference, gain = _probabilistic_pca(
+        train,
+        held_out,
+        options.latent_dim,
+        torch.from_numpy(terms[held_out.name]["elbo"].to_numpy()),
+    )
+    text = fit_report(
+        heading=_heading(settings["model"], train, held_out),
+        train=summaries[train.name],
+        held_out=summaries[held_out.name],
+        reference=reference,
+        variance=_variance_in_words(vae),
+        closing=[
+            *gain,
+            *(["Ctrl-C ended the fit early."] if result.interrupted else []),
+            f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
+            f"best held-out ELBO after epoch {result.best_epoch}",
+        ],
+    )
+    run.write_report(text)
+    _draw(run, vae, held_out, result.history, reference)
+    print(text, end="")
+    print(f"everything is in {run.path}")
+
+
+def resolved(settings: dict[str, Any], train: Dataset, held_out: Dataset) -> dict[str, Any]:
+    data = {
+        **settings["data"],
+        "num_train": len(train),
+        "num_held_out": len(held_out),
+        "event_shape": list(train.event_shape),
+        "image_shape": None if train.image_shape is None else list(train.image_shape),
+        "columns": None if train.columns is None else list(train.columns),
+        "scaling": train.scaling.to_dict(),
+    }
+    return {**settings, "data": data}
+
+
+def _probabilistic_pca(
+    train: Dataset, held_out: Dataset, latent_dim: int, elbo: Tensor
+) -> tuple[dict[str, tuple[float, float]], list[str]]:
+    """The exact reference, and by how much the ELBO beats it on the same rows."""
+    if latent_dim >= min(train.num_features, train.num_data):
+        return {}, [
+            "probabilistic PCA needs fewer dimensions than features and rows: no reference"
+        ]
+    pca = baselines.PCA(latent_dim).fit(train.x)
+    log_p = pca.log_prob(held_out.x[: len(elbo)]).double()
+    gain = with_error(*mean_and_error(elbo - log_p))
+    name = f"probabilistic PCA, k = {latent_dim}, exact"
+    return {name: mean_and_error(log_p)}, [
+        f"held-out ELBO less probabilistic PCA's log p(x), pairwise: {gain} nats per datum"
+    ]
+
+
+def _draw(
+    run: RunDirectory,
+    vae: VAE,
+    held_out: Dataset,
+    history: pd.DataFrame,
+    reference: Mapping[str, tuple[float, float]],
+) -> None:
+    """Pictures, in units of x; up to 2000 held-out rows in the latent plane."""
+    shape, columns = held_out.image_shape, held_out.columns
+    lines = {name: value for name, (value, _) in reference.items()}
+    plots.save(plots.history(history, reference=lines), run.file("history.png"))
+    some = held_out.subset(slice(0, 2000))
+    with torch.no_grad(), seeded(0, "pictures"):
+        q: Any = vae.encode(some.x)
+        pictures = {
+            "reconstructions": plots.reconstructions(
+                some.x.flatten(1),
+                vae.reconstruct(some.x).flatten(1),
+                image_shape=shape,
+                columns=columns,
+            ),
+            "samples": plots.samples(
+                vae.sample(64 if shape else 2000, mean=shape is not None).flatten(1),
+                image_shape=shape,
+                columns=columns,
+                data=None if shape else some.x.flatten(1),
+            ),
+            "latent": plots.latent(
+                q.mean, getattr(q, "covariance_matrix", q.variance), some.labels
+            ),
+        }
+        if vae.latent_shape == (2,):
+            pictures["plane"] = plots.plane(
+                lambda z: vae.decode(z).flatten(1),
+                image_shape=shape,
+                columns=columns,
+                reference=q.mean,
+            )
+    for name, figure in pictures.items():
+        plots.save(figure, run.file(f"{name}.png"))
+
+
+def _heading(model: Mapping[str, Any], train: Dataset, held_out: Dataset) -> list[str]:
+    k, n = model["latent_dim"], train.num_features
+    covariance = "h(x)" if model["family"] == "full" else "diag h(x)"
+    return [
+        f"{train}; {len(held_out)} held out",
+        f"p(z) = N(0, I), k = {k}    p(x|z) = N(f(z), c I), n = {n}    "
+        f"q(z|x) = N(g(x), {covariance})",
+    ]
+
+
+def _variance_in_words(vae: VAE) -> str:
+    likelihood = vae.p_x_given_z
+    if not isinstance(likelihood, likelihoods.Gaussian):
+        return ""
+    c = likelihood.variance
+    if c.dim() > 0:
+        return f"c between {c.min():.4g} and {c.max():.4g}, one for each feature"
+    return f"c = {c:.4g} in squared units of x, so C = 1/(2c) = {1 / (2 * c):.4g}"

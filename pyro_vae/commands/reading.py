@@ -1,0 +1,114 @@
+"""What reads a run directory back: ``pyro-vae info``, ``sample`` and ``reconstruct``."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from pyro_vae import datasets, plots
+from pyro_vae.commands.data_choice import load, picture_settings
+from pyro_vae.commands.model_choice import rebuild
+from pyro_vae.datasets import Scaling
+from pyro_vae.files import replaced_file
+from pyro_vae.report import mean_and_error, with_error
+from pyro_vae.run_directory import RunDirectory
+from pyro_vae.seeding import seeded
+
+__all__ = ["info", "reconstruct", "sample"]
+
+
+def info(options: Namespace) -> None:
+    """``pyro-vae info``."""
+    run = RunDirectory(options.run)
+    config = run.config()
+    print(run.path)
+    print()
+    print(run.report() or "The fit did not finish: no report.\n", end="")
+    print()
+    for section in ("data", "model", "fit"):
+        shown = (f"{key} = {_short(value)}" for key, value in config[section].items())
+        print(f"{section:8}{', '.join(shown)}")
+    environment = run.environment()
+    versions = (f"{name} {version}" for name, version in environment["packages"].items())
+    print(f"made by {', '.join(versions)}, Python {environment['python']}")
+    files = sorted(path.name for path in run.path.iterdir() if not path.name.startswith("."))
+    print(f"files   {', '.join(files)}")
+
+
+def sample(options: Namespace) -> None:
+    """``pyro-vae sample``."""
+    run = RunDirectory(options.run)
+    config = run.config()
+    vae = rebuild(run, config)
+    with seeded(options.seed, "sample"):
+        draws = vae.sample(options.num, mean=options.mean)
+    scaling = Scaling.from_dict(config["data"]["scaling"])
+    out = Path(options.out) if options.out else run.file("samples-new.png")
+    if out.suffix == ".png":
+        shape, columns = picture_settings(config)
+        figure = plots.samples(
+            draws.flatten(1), image_shape=shape, columns=columns, max_shown=options.num
+        )
+        plots.save(figure, out)
+    else:
+        _write_values(out, scaling.invert(draws), config)
+    kind = "means of p(x|z)" if options.mean else "draws from p(x|z)"
+    print(f"{options.num} {kind}, z from the prior, seed {options.seed}: {out}")
+
+
+def reconstruct(options: Namespace) -> None:
+    """``pyro-vae reconstruct``."""
+    run = RunDirectory(options.run)
+    config = run.config()
+    vae = rebuild(run, config)
+    scaling = Scaling.from_dict(config["data"]["scaling"])
+    if options.file is None:
+        x, what = load(config)[1].x.reshape(-1, *vae.event_shape), "held-out rows"
+    else:
+        key = config["data"].get("key") if Path(options.file).suffix == ".npz" else None
+        raw = datasets.from_file(options.file, key=key, dtype=vae.dtype)
+        # As a table, so that its columns are matched by name.
+        rows = raw.x if raw.columns is None else pd.DataFrame(raw.x.numpy(), columns=raw.columns)
+        x = scaling.apply(vae.prepare(rows).tensor)
+        what = f"rows of {options.file}"
+    with torch.no_grad():
+        means = vae.reconstruct(x)
+    errors = (means - x).square().flatten(1).mean(1)
+    out = Path(options.out) if options.out else run.file("reconstructions-new.png")
+    if out.suffix == ".png":
+        shape, columns = picture_settings(config)
+        figure = plots.reconstructions(
+            x.flatten(1), means.flatten(1), image_shape=shape, columns=columns
+        )
+        plots.save(figure, out)
+    else:
+        _write_values(out, scaling.invert(means), config)
+    error = with_error(*mean_and_error(errors))
+    print(f"mean squared error per feature over {len(x)} {what}: {error}")
+    print(out)
+
+
+def _write_values(path: Path, values: Tensor, config: Mapping[str, Any]) -> None:
+    """Values in raw units, as .npy or .csv."""
+    rows = values.detach().cpu().numpy()
+    if path.suffix == ".npy":
+        with replaced_file(path) as temporary:
+            np.save(temporary, rows)
+    elif path.suffix == ".csv":
+        columns = config["data"].get("columns")
+        with replaced_file(path) as temporary:
+            pd.DataFrame(rows.reshape(len(rows), -1), columns=columns).to_csv(
+                temporary, index=False
+            )
+    else:
+        raise ValueError(f"out must end in .png, .npy or .csv; got {path}.")
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
