@@ -1,0 +1,163 @@
+"""The house: a file imports only from lower floors, and some things happen in one file alone."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import pyro_vae
+
+ROOT = Path(pyro_vae.__file__).parent
+
+FLOOR = {
+    "datasets": 0,
+    "distributions": 0,
+    "files": 0,
+    "interrupt": 0,
+    "modes": 0,
+    "networks": 0,
+    "objectives": 0,
+    "optim": 0,
+    "report": 0,
+    "seeding": 0,
+    "toml": 0,
+    "traces": 0,
+    "fit_result": 0,
+    "batches": 1,
+    "checkpoint": 1,
+    "evaluation": 1,
+    "families": 1,
+    "likelihoods": 1,
+    "plots": 1,
+    "program_module": 1,
+    "guides": 2,
+    "priors": 2,
+    "run_directory": 2,
+    "sources": 2,
+    "vae": 3,
+    "training": 4,
+    "baselines": 5,
+    "diagnostics": 5,
+    "commands": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 9,
+}
+
+
+def module_name(path):
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+FILES = {module_name(path): path for path in sorted(ROOT.rglob("*.py"))}
+TREES = {name: ast.parse(path.read_text("utf-8")) for name, path in FILES.items()}
+
+
+def imported_modules(name):
+    """Modules of the package that one of its files imports, anywhere in it."""
+    package = name if FILES[name].name == "__init__.py" else name.rpartition(".")[0]
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                up = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join(["pyro_vae", *up, *([node.module] if node.module else [])])
+            names = [f"{base}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for full in names:
+            parts = full.split(".")
+            if parts[0] != "pyro_vae":
+                continue
+            while len(parts) > 1 and ".".join(parts[1:]) not in FILES:
+                parts.pop()
+            if len(parts) > 1:
+                yield ".".join(parts[1:])
+
+
+def floor(name):
+    return FLOOR[name.split(".")[0]]
+
+
+def test_every_file_has_a_floor():
+    assert {name.split(".")[0] for name in FILES} == set(FLOOR)
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name != "__init__"])
+def test_file_imports_only_from_lower_floors(name):
+    top = name.split(".")[0]
+    for imported in imported_modules(name):
+        if imported.split(".")[0] != top:
+            assert floor(imported) < floor(name), f"{name} imports {imported}"
+
+
+def test_imports_have_no_cycle():
+    graph = {
+        name: {other for other in imported_modules(name) if other != name}
+        for name in FILES
+        if name != "__init__"
+    }
+    # A package's own __init__ is the façade of its files.
+    for name in graph:
+        package = name.rpartition(".")[0]
+        graph[name].discard(package)
+    assert len(list(TopologicalSorter(graph).static_order())) >= len(graph)
+
+
+def calls(name):
+    """Every call in a file, as written: ``torch.load``, ``scope``, ..."""
+    for node in ast.walk(TREES[name]):
+        if isinstance(node, ast.Call):
+            yield ast.unparse(node.func), node
+
+
+@pytest.mark.parametrize(
+    ("ending", "homes"),
+    [
+        ("pyro.sample", {"vae", "baselines"}),
+        ("pyro.module", {"vae", "baselines"}),
+        ("get_param_store().scope", {"training"}),
+        ("clear_param_store", set()),
+        ("enable_validation", set()),
+        ("manual_seed", {"seeding"}),
+        ("torch.load", {"checkpoint"}),
+        ("torch.save", {"checkpoint"}),
+        ("set_default_dtype", set()),
+        ("set_num_threads", set()),
+        ("simplefilter", set()),
+        (".cuda", set()),
+        ("eval", set()),
+        ("exec", set()),
+        ("pickle.load", set()),
+        ("pickle.loads", set()),
+        ("read_pickle", set()),
+    ],
+)
+def test_call_has_its_home(ending, homes):
+    found = {
+        name
+        for name in FILES
+        for written, _ in calls(name)
+        if written == ending or written.endswith(ending if ending[0] == "." else f".{ending}")
+        if not (ending == "eval" and "." in written)  # module.eval() is another matter
+    }
+    assert found == homes
+
+
+def test_files_are_read_as_data_alone():
+    for name in FILES:
+        for written, call in calls(name):
+            options = {keyword.arg: keyword.value for keyword in call.keywords}
+            if written == "torch.load":
+                assert ast.unparse(options["weights_only"]) == "True"
+            if written in {"np.load", "numpy.load"}:
+                assert ast.unparse(options["allow_pickle"]) == "False"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_file_is_small_enough_to_read(name):
+    assert len(FILES[name].read_text("utf-8").splitlines()) <= 360
