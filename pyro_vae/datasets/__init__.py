@@ -1,0 +1,37 @@
+"""Data to learn from: embedded, simulated with a known truth, image sets, and a user's own.
+
+``as_tensor`` checks whatever a user has; the other functions return a :class:`Dataset`, whose
+``x`` is what a model is fitted to.
+"""
+
+from .arrays import CheckedArray as CheckedArray
+from .arrays import as_tensor as as_tensor
+from .dataset import Dataset as Dataset
+from .embedded import digits as digits
+from .faces import celeba as celeba
+from .files import from_file as from_file
+from .images import emnist as emnist
+from .images import fashion_mnist as fashion_mnist
+from .images import kmnist as kmnist
+from .images import mnist as mnist
+from .probabilistic_pca import LinearGaussian as LinearGaussian
+from .scaling import Scaling as Scaling
+from .simulated import LinearGaussianData as LinearGaussianData
+from .simulated import linear_gaussian as linear_gaussian
+
+__all__ = [
+    "CheckedArray",
+    "Dataset",
+    "LinearGaussian",
+    "LinearGaussianData",
+    "Scaling",
+    "as_tensor",
+    "celeba",
+    "digits",
+    "emnist",
+    "fashion_mnist",
+    "from_file",
+    "kmnist",
+    "linear_gaussian",
+    "mnist",
+]

@@ -1,0 +1,270 @@
+"""Whatever a user has, tensor, array, list or table, as one checked float tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from .tables import numeric_table
+
+__all__ = ["CheckedArray", "as_tensor"]
+
+# Exactly the types in which every value is a real number that torch can sum and test. 8-bit and
+# narrower floats, quantized and complex types are not among them.
+REAL_DTYPES = frozenset(
+    {
+        torch.bool,
+        *(torch.uint8, torch.uint16, torch.uint32, torch.uint64),
+        *(torch.int8, torch.int16, torch.int32, torch.int64),
+        *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
+    }
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CheckedArray:
+    """Data that passed every check, with what the caller needs to report a cast.
+
+    Args:
+        tensor: The data, floating point, finite, shape ``(N, *event_shape)`` with ``N >= 1``.
+        columns: Column names when the data came as a table, otherwise ``None``.
+        source_dtype: Name of the type the data came in, for example ``"uint8"``; a table of mixed
+            columns lists them, ``"float64, int64"``.
+
+    Example:
+        >>> checked = as_tensor([[0, 1], [2, 3]], dtype=torch.float32)
+        >>> checked.tensor.shape, checked.source_dtype
+        (torch.Size([2, 2]), 'int64')
+    """
+
+    tensor: Tensor
+    columns: tuple[str, ...] | None
+    source_dtype: str
+
+
+def as_tensor(
+    x: object,
+    *,
+    event_shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+    columns: Sequence[str] | None = None,
+    name: str = "x",
+) -> CheckedArray:
+    r"""Check data and turn them into one float tensor, one datum a row.
+
+    The data are never modified. The result may share their memory, so it is to be read only; a
+    tensor stays on its device and is detached from any graph. Everything else lands on the CPU.
+
+    Args:
+        x: ``N`` data of any event shape, shape ``(N, *event_shape)``: a tensor, a numpy array, a
+            pandas table or series, or nested lists.
+        event_shape: Shape that each datum must have; by default any.
+        dtype: Floating type of the result. By default tensors, arrays and tables keep a floating
+            type (tables of mixed or nullable columns become ``float64``), and lists, integers
+            and booleans become torch's default type.
+        columns: Column names in the order the model was fitted on. A table is matched to them by
+            name and further columns are left out; anything without names is taken by position.
+        name: What to call the data in error messages.
+
+    Returns:
+        The checked tensor, shape ``(N, *event_shape)``, with its column names and source type.
+
+    Raises:
+        TypeError: If the data are not real numbers (strings, dates, categories, objects, complex
+            values), or are sparse or masked, or ``dtype`` is not a floating type.
+        ValueError: If there are no rows, the event shape or the column names do not fit, a value
+            is NaN or infinite, or a value overflows in ``dtype``.
+
+    Example:
+        >>> checked = as_tensor([[0, 1], [2, 3]], event_shape=(2,), dtype=torch.float64)
+        >>> checked.tensor.sum(0), checked.source_dtype
+        (tensor([2., 4.], dtype=torch.float64), 'int64')
+        >>> as_tensor([[0.0, float("nan")]])
+        Traceback (most recent call last):
+        ValueError: x must not contain NaN; got 1, the first at row 0, column 1. Drop or impute
+        those rows, or model the values as missing: nothing is dropped silently.
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"dtype must be a floating-point torch.dtype; got {dtype}.")
+    names: tuple[str, ...] | None = None
+    if isinstance(x, Tensor):
+        tensor = _dense(x, name)
+        source = str(tensor.dtype).removeprefix("torch.")
+    else:
+        if isinstance(x, pd.DataFrame | pd.Series):
+            array, names, source = numeric_table(x, columns=columns, name=name)
+        else:
+            array = _real_array(x, name)
+            source = array.dtype.name
+        _check_rows(array.shape, name)
+        tensor = _share(array)
+        if dtype is None and isinstance(x, list | tuple):
+            dtype = torch.get_default_dtype()
+    if tensor.dtype not in REAL_DTYPES:
+        raise TypeError(f"{name} must be real numbers; got dtype {tensor.dtype}.")
+    shape = tuple(tensor.shape)
+    _check_rows(shape, name)
+    if event_shape is not None:
+        _check_event(shape, tuple(event_shape), name)
+    _check_finite(tensor, names, name)
+    if dtype is None:
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
+    cast = tensor.to(dtype)
+    # Only a narrower type can overflow; integers overflow in float16 alone.
+    if cast is not tensor and not _sum_is_finite(cast):
+        _check_cast(cast, names, name)
+    return CheckedArray(cast, names, source)
+
+
+def _dense(x: Tensor, name: str) -> Tensor:
+    """The tensor without its graph, provided that it holds its values densely."""
+    if x.layout != torch.strided:
+        raise TypeError(f"{name} must be dense; got layout {x.layout}. Use {name}.to_dense().")
+    if x.device.type == "meta":
+        raise ValueError(f"{name} must hold values; got a tensor on the meta device.")
+    return x.detach()
+
+
+def _real_array(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """A numpy array of real numbers from an array, nested lists or any other array-like."""
+    if hasattr(x, "toarray"):  # scipy.sparse, without importing it
+        raise TypeError(
+            f"{name} must be dense; got a sparse {type(x).__name__}. Use {name}.toarray()."
+        )
+    if np.ma.isMaskedArray(x):
+        masked = int(np.ma.count_masked(x))
+        if masked:
+            raise TypeError(
+                f"{name} must not be masked; got {masked} masked entries. Missing values are not "
+                f"supported as masks here: fill them with {name}.filled(...) or drop those rows."
+            )
+    if isinstance(x, list | tuple) and x and all(isinstance(item, Tensor) for item in x):
+        # numpy would unpack the tensors one number at a time.
+        x = [item.detach().cpu().numpy() for item in x]
+    try:
+        array = np.asarray(x)
+    except (ValueError, TypeError) as error:
+        raise ValueError(
+            f"{name} must be rectangular, each row as long as the others; got a "
+            f"{type(x).__name__} that does not stack."
+        ) from error
+    if array.ndim == 0 and array.dtype.kind == "O":
+        raise TypeError(
+            f"{name} must be a tensor, a numpy array, a pandas table or nested lists; got "
+            f"{type(x).__name__}. Of a Dataset pass its tensor, data.x."
+        )
+    if array.size and (array.dtype.kind not in "buif" or array.dtype.itemsize > 8):
+        mend = {
+            "c": "Pass real and imaginary parts as two features.",
+            "f": f"Use {name}.astype('float64').",
+            "M": "Pass dates as numbers, for example days since the first.",
+            "m": "Pass durations as numbers, for example in days.",
+        }.get(
+            array.dtype.kind,
+            f"Use {name}.astype(float) if these are numbers; encode categories with "
+            "pandas.get_dummies or pandas.factorize.",
+        )
+        raise TypeError(f"{name} must be real numbers; got dtype {array.dtype}. {mend}")
+    return array
+
+
+def _share(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor over the array's memory, or over a copy where torch could not read it safely."""
+    # torch reads neither negative strides nor foreign byte orders.
+    array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    # torch would warn of, and then allow, writes into read-only memory.
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
+
+
+def _check_rows(shape: Sequence[int], name: str) -> None:
+    shape = tuple(shape)
+    if not shape:
+        raise ValueError(
+            f"{name} must have one row per datum; got shape (), a single number. "
+            "Pass a sequence of data."
+        )
+    if shape[0] == 0:
+        raise ValueError(
+            f"{name} must have at least one row; got shape {shape}. With no rows there is nothing "
+            "to learn from: look at the file or filter that it comes from."
+        )
+    if 0 in shape:
+        raise ValueError(f"{name} must have at least one feature; got shape {shape}.")
+
+
+def _check_event(shape: tuple[int, ...], event_shape: tuple[int, ...], name: str) -> None:
+    if shape[1:] == event_shape:
+        return
+    if shape == event_shape:
+        mend = f"For a single datum pass {name}.unsqueeze(0), or {name}[None] of an array."
+    elif np.prod(shape[1:], dtype=int) == np.prod(event_shape, dtype=int):
+        target = ", ".join(str(size) for size in (-1, *event_shape))
+        mend = f"The sizes agree, so reshape: {name}.reshape({target})."
+    else:
+        mend = "Pass the features that the model was built for."
+    raise ValueError(
+        f"{name} must have event shape {event_shape}; got {shape[1:]} ({name} has shape {shape}). "
+        f"{mend}"
+    )
+
+
+def _sum_is_finite(x: Tensor) -> bool:
+    """Whether one cheap pass proves that every value is finite.
+
+    NaN and infinity never leave a sum again, so a finite sum is a proof. The opposite is not: a
+    sum of finite values may overflow, which calls for the exact scan.
+    """
+    return not x.is_floating_point() or bool(torch.isfinite(x.sum()))
+
+
+def _check_finite(x: Tensor, columns: tuple[str, ...] | None, name: str) -> None:
+    if _sum_is_finite(x):
+        return
+    for label, bad, mend in (
+        (
+            "NaN",
+            torch.isnan(x),
+            "Drop or impute those rows, or model the values as missing: nothing is dropped "
+            "silently.",
+        ),
+        (
+            "infinite values",
+            torch.isinf(x),
+            "They often come from a logarithm of zero or a division by zero; correct or drop "
+            "those rows.",
+        ),
+    ):
+        if bad.any():
+            raise ValueError(
+                f"{name} must not contain {label}; got {int(bad.sum())}, the first at "
+                f"{_first(bad, columns)}. {mend}"
+            )
+
+
+def _check_cast(cast: Tensor, columns: tuple[str, ...] | None, name: str) -> None:
+    """Values were finite before the cast, so what is infinite now is an overflow."""
+    bad = torch.isinf(cast)
+    if bad.any():
+        target = str(cast.dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} must fit into {target}, whose largest value is "
+            f"{torch.finfo(cast.dtype).max:.4g}; got {int(bad.sum())} that overflow to infinity, "
+            f"the first at {_first(bad, columns)}. Rescale {name}, or use dtype=torch.float64."
+        )
+
+
+def _first(bad: Tensor, columns: tuple[str, ...] | None) -> str:
+    """Where the first marked entry is, in the words of its data."""
+    index: list[int] = bad.nonzero()[0].tolist()
+    if len(index) > 2:
+        return f"index {tuple(index)}"
+    where = f"row {index[0]}"
+    if len(index) == 2:
+        where += f", column {index[1]}" if columns is None else f", column {columns[index[1]]!r}"
+    return where

@@ -1,0 +1,206 @@
+"""A user's own data from disk: numpy arrays and comma-separated tables."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .arrays import as_tensor
+from .dataset import Dataset
+from .scaling import Scaling
+
+__all__ = ["from_file"]
+
+SUFFIXES = (".npy", ".npz", ".csv")
+
+# What numpy and zipfile raise over a file that is empty, cut short, altered or foreign.
+DAMAGE = (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
+
+
+def from_file(
+    path: str | os.PathLike[str],
+    *,
+    scaling: Scaling | None = None,
+    labels: str | None = None,
+    key: str | None = None,
+    image_shape: Sequence[int] | None = None,
+    dtype: torch.dtype | None = None,
+) -> Dataset:
+    """Data from a ``.npy``, ``.npz`` or ``.csv`` file, one datum a row.
+
+    Nothing in the file is executed: arrays of pickled objects are refused.
+
+    Args:
+        path: The file. A ``.csv`` file has a header row with column names.
+        scaling: From the file's units to those of ``x``; by default none.
+        labels: Name of the column (``.csv``) or array (``.npz``) with the labels. Integers are
+            kept; anything else is numbered in sorted order.
+        key: Name of the array to read (``.npz``); by default ``"x"`` or the only one.
+        image_shape: ``(rows, columns)`` or ``(channels, rows, columns)`` to draw a datum by.
+        dtype: Floating type of ``x``; by default torch's default type.
+
+    Returns:
+        A data set named after the file; column names of a ``.csv`` file are kept.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the suffix, ``key`` or ``labels`` is unknown, or the file is empty, damaged,
+            made of objects, or holds NaN or infinite values.
+        TypeError: If values are not numeric; columns are named.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "iris.csv")
+        ...     lines = ["length,width,species", "5.1,3.5,setosa", "5.9,3.0,virginica"]
+        ...     _ = path.write_text(chr(10).join(lines))
+        ...     data = from_file(path, labels="species")
+        >>> data
+        iris: 2 rows of (2,), x = raw, labels 2 classes
+        >>> data.columns, data.labels
+        (('length', 'width'), tensor([0, 1]))
+    """
+    source = Path(path).expanduser()
+    if source.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"path must end in {', '.join(SUFFIXES)}; got {source.name!r}. Save other data with "
+            "numpy.save or DataFrame.to_csv(index=False)."
+        )
+    if not source.is_file():
+        kind = "a folder" if source.is_dir() else "no such file"
+        raise FileNotFoundError(f"path must be a file; got {source}, {kind}.")
+    if source.stat().st_size == 0:
+        raise ValueError(f"{source} must hold data; got an empty file.")
+    if key is not None and source.suffix.lower() != ".npz":
+        raise ValueError(
+            f"key must be left out but for .npz files; got {key!r} for {source.name}."
+        )
+    raw: Any
+    codes: np.ndarray[Any, Any] | None
+    if source.suffix.lower() == ".csv":
+        raw, codes = _read_csv(source, labels)
+    elif source.suffix.lower() == ".npz":
+        raw, codes = _read_npz(source, key, labels)
+    elif labels is not None:
+        raise ValueError(
+            f"labels must be left out for .npy files, which hold one array; got {labels!r}. Save "
+            "both with numpy.savez(path, x=..., labels=...)."
+        )
+    else:
+        raw, codes = _read_npy(source), None
+    checked = as_tensor(raw, dtype=dtype or torch.get_default_dtype(), name=source.name)
+    scaling = scaling or Scaling.identity()
+    return Dataset(
+        source.stem,
+        scaling.apply(checked.tensor),
+        # Dataset turns integers into a long tensor.
+        labels=None if codes is None else torch.from_numpy(codes),
+        scaling=scaling,
+        columns=checked.columns,
+        image_shape=None if image_shape is None else tuple(image_shape),
+    )
+
+
+def _read_npy(path: Path) -> np.ndarray[Any, Any]:
+    try:
+        # A memory map compares the header with the file's size before anything is allocated, and
+        # cannot hold objects at all.
+        return np.array(np.lib.format.open_memmap(path, mode="r"))
+    except DAMAGE as error:
+        raise _damaged(path, error) from error
+
+
+def _read_npz(
+    path: Path, key: str | None, labels: str | None
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
+    # Opened here, because numpy leaves a damaged file open.
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except DAMAGE as error:
+            raise _damaged(path, error) from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"{path} must be an archive of arrays; got one array. Name it .npy.")
+        names = list(archive.files)
+        others = [name for name in names if name != labels]
+        if key is None:
+            key = others[0] if len(others) == 1 else "x"
+        for argument, wanted in (("key", key), ("labels", labels)):
+            if wanted is not None and wanted not in names:
+                raise ValueError(
+                    f"{argument} must be one of {', '.join(map(repr, names)) or 'no names'}, the "
+                    f"arrays in {path.name}; got {wanted!r}."
+                )
+        try:
+            raw = archive[key]
+            marks = None if labels is None else archive[labels]
+        except DAMAGE as error:
+            raise _damaged(path, error) from error
+    return raw, None if marks is None else _codes(marks)
+
+
+def _read_csv(path: Path, labels: str | None) -> tuple[pd.DataFrame, np.ndarray[Any, Any] | None]:
+    try:
+        # Whole columns at a time, or a long one could change its type half way.
+        table = pd.read_csv(path, low_memory=False)
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{path} must be a comma-separated table in UTF-8 with a header row; got: "
+            f"{str(error).strip()}"
+        ) from error
+    if not isinstance(table.index, pd.RangeIndex):
+        # pandas took the first column for row names, and shifted the others by one.
+        raise ValueError(
+            f"{path} must have as many fields in each row as in the header; got more than "
+            f"{len(table.columns)}."
+        )
+    unnamed = [str(label) for label in table.columns if str(label).startswith("Unnamed: ")]
+    if unnamed:
+        raise ValueError(
+            f"{path} must have a name for each column; got none for {len(unnamed)}. Row numbers "
+            "written by DataFrame.to_csv are such a column: write with index=False."
+        )
+    if labels is None:
+        return table, None
+    if labels not in table.columns:
+        raise ValueError(
+            f"labels must be one of the columns {', '.join(map(repr, table.columns[:10]))}"
+            f"{', ...' if len(table.columns) > 10 else ''} in {path.name}; got {labels!r}."
+        )
+    return table.drop(columns=labels), _codes(table[labels].to_numpy())
+
+
+def _codes(marks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Integer labels as they are; anything else numbered in sorted order."""
+    if marks.dtype.kind in "biu":
+        return marks.astype(np.int64)
+    if marks.ndim != 1:
+        raise ValueError(f"labels must have one entry per row; got shape {marks.shape}.")
+    codes, _ = pd.factorize(marks, sort=True)
+    if (codes < 0).any():
+        raise ValueError(
+            f"labels must not be missing; got {int((codes < 0).sum())}, the first at row "
+            f"{int((codes < 0).argmax())}. Drop those rows, or name them."
+        )
+    return codes.astype(np.int64)
+
+
+def _damaged(path: Path, error: BaseException) -> ValueError:
+    text = str(error)
+    if "object" in text.lower():
+        return ValueError(
+            f"{path} must hold plain numbers; got pickled objects, which are never loaded because "
+            "they could run code. Save it again after x.astype(float)."
+        )
+    return ValueError(
+        f"{path} must be a complete numpy file; got {type(error).__name__}: "
+        f"{text.rstrip('.')}. It is truncated, damaged or of another kind."
+    )
