@@ -1,0 +1,43 @@
+"""Figures to disk."""
+
+import os
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from pyro_vae.files import replaced_file
+
+__all__ = ["save"]
+
+
+def save(figure: Figure, path: str | os.PathLike[str], *, dpi: int = 150) -> None:
+    """Write a figure as a PNG file, whole or not at all.
+
+    The picture is written beside ``path`` and then renamed, so that whoever reads ``path`` finds
+    the old picture or the new one and never half of one.
+
+    Args:
+        figure: What to write.
+        path: The file, ending in ``.png``; one that exists is replaced.
+        dpi: Pixels per inch.
+
+    Raises:
+        ValueError: If ``path`` does not end in ``.png`` or ``dpi`` is not positive.
+        FileNotFoundError: If its folder does not exist.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(Figure(figsize=(2, 1)), Path(folder, "empty.png"))
+        ...     os.listdir(folder)
+        ['empty.png']
+    """
+    target = Path(path).expanduser()
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png; got {target.name!r}.")
+    if not dpi > 0:
+        raise ValueError(f"dpi must be positive; got {dpi}.")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"path must lie in a folder that exists; got {target}.")
+    with replaced_file(target) as partial:
+        figure.savefig(partial, format="png", dpi=dpi)
