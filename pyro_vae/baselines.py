@@ -209,8 +209,9 @@ class Autoencoder(ProgramModule):
         return decoded
 
     def reconstruct(self, x: Any) -> Tensor:
-        """Reconstructions f(g(x)), ``(N, *event_shape)``."""
-        return self.decode(self.encode(x))
+        """Reconstructions f(g(x)), ``(N, *event_shape)``, without gradient."""
+        with torch.no_grad():
+            return self.decode(self.encode(x))
 
 
 class LinearAutoencoder(Autoencoder):
@@ -247,7 +248,7 @@ class LinearAutoencoder(Autoencoder):
         x: Any,
         *,
         validation: Any = None,
-        epochs: int = 200,
+        epochs: int = 300,
         batch_size: int = 128,
         learning_rate: float = 0.05,
         seed: int = 0,
@@ -287,7 +288,7 @@ def autoencoder(
         >>> autoencoder(features=3, latent_dim=1).reconstruct(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
-    event_shape = (features,) if isinstance(features, int) else tuple(features)
+    event_shape = networks.as_shape(features, "features")
     return Autoencoder(
         networks.MLP(event_shape, hidden, latent_dim),
         networks.MLP(latent_dim, tuple(reversed(tuple(hidden))), event_shape),

@@ -1,10 +1,11 @@
 """A module's state to and from disk. Files are data: nothing in them is ever executed."""
 
+import io
 import zipfile
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pyro_vae.files import replaced_file
 
@@ -23,9 +24,16 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
     Args:
         module: Any module.
         path: File to write.
+
+    Raises:
+        OSError: If the disk is full or the path cannot be written; an old file is then as it was.
     """
+    # In memory first: torch tells of a full disk as a RuntimeError about positions in the file,
+    # and gives the archive the name of the temporary file, so that equal weights differ.
+    content = io.BytesIO()
+    torch.save({name: t.detach().cpu() for name, t in module.state_dict().items()}, content)
     with replaced_file(path) as temporary:
-        torch.save({name: t.detach().cpu() for name, t in module.state_dict().items()}, temporary)
+        temporary.write_bytes(content.getbuffer())
 
 
 def load_weights(module: nn.Module, path: str | Path) -> None:
@@ -71,7 +79,18 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
     if wrong:
         shapes = [f"{n}: {tuple(state[n].shape)}, not {tuple(own[n].shape)}" for n in wrong]
         raise CheckpointError(f"path must hold weights of this module's shapes; got {shapes}.")
+    unlike = [name for name in own if not _is_copyable(state[name], own[name])]
+    if unlike:
+        kinds = [f"{n}: {state[n].layout} {state[n].dtype} on {state[n].device}" for n in unlike]
+        raise CheckpointError(f"path must hold dense numbers of this module's kind; got {kinds}.")
     module.load_state_dict(state)
+
+
+def _is_copyable(source: Tensor, target: Tensor) -> bool:
+    """Whether ``source`` holds numbers that a copy into ``target`` takes over as they are."""
+    both_floating = source.is_floating_point() and target.is_floating_point()
+    same_kind = source.dtype == target.dtype or both_floating
+    return same_kind and source.layout == torch.strided and not source.is_meta
 
 
 def _check_sums(path: Path) -> None:

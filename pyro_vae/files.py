@@ -17,7 +17,7 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
     If the block raises, ``path`` is as it was and the temporary file is gone.
 
     Args:
-        path: The file to write or replace.
+        path: The file to write or replace; an OSError from the block names it.
 
     Example:
         >>> import tempfile
@@ -37,6 +37,10 @@ def replaced_file(path: str | Path) -> Iterator[Path]:
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
+    except OSError as error:
+        if error.errno is not None and error.filename is None:  # as when the disk is full
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -22,6 +22,11 @@ class FitResult:
         best_epoch: Epoch with the highest validation ELBO (training ELBO without validation data).
         num_skipped: Steps left out because their gradient was not finite.
         seconds: Duration of the fit.
+
+    Example:
+        >>> fit = FitResult(vae=None, seed=0, rows=[{"epoch": 1, "elbo": -2.5}])
+        >>> fit.history["elbo"].iloc[-1].item()
+        -2.5
     """
 
     vae: Any = field(repr=False)

@@ -50,11 +50,11 @@ class MLP(nn.Module):
         activation: Callable[[], nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.in_shape = _as_shape(in_shape, "in_shape")
-        self.out_shape = _as_shape(out_shape, "out_shape")
+        self.in_shape = as_shape(in_shape, "in_shape")
+        self.out_shape = as_shape(out_shape, "out_shape")
         widths = [
             math.prod(self.in_shape),
-            *(_as_shape((width,), "hidden")[0] for width in hidden),
+            *(as_shape((width,), "hidden")[0] for width in hidden),
             math.prod(self.out_shape),
         ]
         layers: list[nn.Module] = []
@@ -190,7 +190,12 @@ class ConvDecoder(nn.Module):
         return y.reshape(*batch_shape, *self.out_shape)
 
 
-def _as_shape(shape: Shape, name: str) -> tuple[int, ...]:
+def as_shape(shape: Shape, name: str) -> tuple[int, ...]:
+    """A shape as a tuple; an integer n becomes (n,).
+
+    Raises:
+        ValueError: If a size is not a positive integer; the message calls the argument ``name``.
+    """
     sizes = (shape,) if isinstance(shape, int) else tuple(shape)
     if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
         raise ValueError(f"{name} must hold positive integers; got {shape!r}.")
@@ -198,7 +203,7 @@ def _as_shape(shape: Shape, name: str) -> tuple[int, ...]:
 
 
 def _as_image_shape(shape: Sequence[int], name: str, *, halvings: int) -> tuple[int, ...]:
-    sizes = _as_shape(shape, name)
+    sizes = as_shape(shape, name)
     if len(sizes) != 3:
         raise ValueError(f"{name} must be (channels, height, width); got {sizes}.")
     if min(sizes[1:]) < 2**halvings:

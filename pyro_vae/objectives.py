@@ -25,6 +25,14 @@ def kl_weighted(program: Callable[..., Any], weight: float) -> Callable[..., Any
 
     Raises:
         ValueError: If ``weight`` is negative or not finite.
+
+    Example:
+        >>> import pyro, torch
+        >>> def program():
+        ...     return pyro.sample("z", pyro.distributions.Normal(0.0, 1.0))
+        >>> trace = pyro.poutine.trace(kl_weighted(program, 0.5)).get_trace()
+        >>> trace.nodes["z"]["scale"]
+        0.5
     """
     if not (weight >= 0 and math.isfinite(weight)):
         raise ValueError(f"kl_weight must be finite and not negative; got {weight}.")

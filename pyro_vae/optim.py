@@ -38,6 +38,19 @@ class OneTorchOptim(PyroOptim):
         rate_factor: Factor of every learning rate in the next step, as a schedule sets it.
         num_skipped: Updates left out so far because the gradient was not finite.
         skipped_last: Whether the last update was one of them.
+
+    Raises:
+        ValueError: If ``clip_norm`` is neither positive nor None.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae, x = pv.gaussian_vae(features=3, latent_dim=1), torch.zeros(5, 3)
+        >>> optim = OneTorchOptim(adam(1e-3), clip_norm=100.0)
+        >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim, pyro.infer.Trace_ELBO())
+        >>> optim.num_data = len(x)
+        >>> loss = svi.step(x)
+        >>> len(optim.params) == len(list(vae.parameters()))
+        True
     """
 
     def __init__(
@@ -129,7 +142,12 @@ def adam(learning_rate: float) -> Callable[[list[Tensor]], Optimizer]:
 
 
 def constant(progress: float) -> float:
-    """The learning rate as it is."""
+    """The learning rate as it is.
+
+    Example:
+        >>> constant(0.3)
+        1.0
+    """
     return 1.0
 
 

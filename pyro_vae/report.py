@@ -1,6 +1,7 @@
 """What a fit says in words: a few lines of text, every figure with its standard error."""
 
 import math
+from collections.abc import Mapping
 
 import pandas as pd
 from torch import Tensor
@@ -10,7 +11,7 @@ __all__ = ["fit_report", "mean_and_error", "with_error"]
 LABELS = {
     "elbo": "ELBO",
     "expected_log_likelihood": "  E_q log p(x|z)",
-    "kl": "  - KL(q(z|x) || p(z))",
+    "kl": "  KL(q(z|x) || p(z))",
 }
 
 
@@ -30,7 +31,7 @@ def with_error(value: float, error: float) -> str:
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:
-    """Mean of independent values and its standard error.
+    """Mean of independent values and its standard error, NaN for a single value.
 
     Example:
         >>> import torch
@@ -38,43 +39,41 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
         (2.0, 1.0)
     """
     values = values.double()
-    return values.mean().item(), values.std().item() / math.sqrt(len(values))
+    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return values.mean().item(), error
 
 
 def fit_report(
     *,
     heading: list[str],
-    train: pd.DataFrame,
-    held_out: pd.DataFrame,
-    reference: dict[str, tuple[float, float]],
-    variance: str,
+    summaries: Mapping[str, pd.DataFrame],
+    reference: Mapping[str, list[tuple[float, float]]],
     closing: list[str],
 ) -> str:
     """The report of one fit as plain text.
 
     Args:
         heading: Lines that say what was fitted to what.
-        train: What ``diagnostics.elbo_summary`` says of training data.
-        held_out: The same of held-out data.
-        reference: Rows beside the ELBO: name to value and standard error on the held-out data.
-        variance: The observation variance in words.
+        summaries: Name of each part of the data to what ``diagnostics.elbo_summary`` says of it.
+        reference: Rows below the ELBO: name to value and standard error for each part.
         closing: Lines at the end.
+
+    Example:
+        >>> row = {"mean": 1.0, "se": 0.25, "mcse": 0.01}
+        >>> table = pd.DataFrame(dict.fromkeys(LABELS, row)).T
+        >>> text = fit_report(heading=[], summaries={"train": table}, reference={}, closing=[])
+        >>> text.splitlines()[2].split()
+        ['ELBO', '1.00', '±', '0.25']
     """
-    width = max(map(len, [*LABELS.values(), *reference])) + 2
-    columns = [
-        [with_error(table["mean"][term], table["se"][term]) for term in LABELS]
-        for table in (train, held_out)
-    ]
-    lines = [*heading, "", f"{'nats per datum':{width}}{'train':>20}{'held out':>20}"]
-    for label, at_train, at_held_out in zip(LABELS.values(), *columns, strict=True):
-        lines.append(f"{label:{width}}{at_train:>20}{at_held_out:>20}")
-    for name, (value, error) in reference.items():
-        lines.append(f"{name:{width}}{'':>20}{with_error(value, error):>20}")
-    noise = max(train["mcse"].max(), held_out["mcse"].max())
-    lines += [
-        f"(± one standard error over data; Monte Carlo error at most {noise:.2g})",
-        "",
-        variance,
-        *closing,
-    ]
-    return "\n".join(lines) + "\n"
+    rows = {
+        label: [(table["mean"][term], table["se"][term]) for table in summaries.values()]
+        for term, label in LABELS.items()
+    }
+    rows |= reference
+    width = max(map(len, rows)) + 2
+    lines = [*heading, "", f"{'nats per datum':{width}}" + "".join(f"{n:>20}" for n in summaries)]
+    for label, cells in rows.items():
+        lines.append(f"{label:{width}}" + "".join(f"{with_error(*cell):>20}" for cell in cells))
+    noise = max(table["mcse"].max() for table in summaries.values())
+    lines.append(f"(± one standard error over data; Monte Carlo error at most {noise:.2g})")
+    return "\n".join([*lines, "", *closing]) + "\n"

@@ -26,7 +26,13 @@ def mixed_seed(seed: int, *purpose: int | str) -> int:
 
 
 def generator(seed: int, *purpose: int | str) -> torch.Generator:
-    """A CPU generator for one purpose."""
+    """A CPU generator for one purpose.
+
+    Example:
+        >>> a, b = (torch.rand(3, generator=generator(0, "order", 1)) for _ in range(2))
+        >>> torch.equal(a, b)
+        True
+    """
     return torch.Generator(device="cpu").manual_seed(mixed_seed(seed, *purpose))
 
 

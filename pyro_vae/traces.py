@@ -88,6 +88,13 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
 
     Raises:
         ValueError: If a site does not lie in a plate of N rows, as the rightmost batch dimension.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> densities = log_densities(vae, torch.zeros(5, 3), num_samples=7)
+        >>> sorted(densities.log_p), densities.log_weights.shape
+        (['x', 'z'], torch.Size([7, 5]))
     """
     num_data = len(x)
 
@@ -125,6 +132,13 @@ def elbo_terms(programs: Programs, x: Tensor, *, num_samples: int) -> ElboTerms:
         programs: Model and guide.
         x: Data, ``(N, *event_shape)``.
         num_samples: Number S of draws for each datum.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> terms = elbo_terms(vae, torch.zeros(5, 3), num_samples=7)
+        >>> terms.elbo.shape, terms.kl_is_analytic
+        (torch.Size([7, 5]), True)
     """
     densities = log_densities(programs, x, num_samples=num_samples)
     log_likelihood = sum(

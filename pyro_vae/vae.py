@@ -1,5 +1,6 @@
 """The variational autoencoder: three distributions, two Pyro programs."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -114,8 +115,9 @@ class VAE(ProgramModule):
         return p.mean
 
     def reconstruct(self, x: Any) -> Tensor:
-        """Mean of p(x|z) at the mean of q(z|x), ``(N, *event_shape)``."""
-        return self.decode(self.encode(x).mean)
+        """Mean of p(x|z) at the mean of q(z|x), ``(N, *event_shape)``, without gradient."""
+        with torch.no_grad():
+            return self.decode(self.encode(x).mean)
 
     def sample(self, num_samples: int = 1, *, mean: bool = False) -> Tensor:
         """Draws of x with z from the prior, ``(num_samples, *event_shape)``.
@@ -207,7 +209,8 @@ def gaussian_vae(
         family: Family of q(z|x), called with ``latent_dim``.
 
     Raises:
-        ValueError: If a size or the variance is not positive.
+        ValueError: If a size or the variance is not positive, or ``latent_dim`` exceeds the number
+            of features.
 
     Example:
         >>> from pyro_vae import families
@@ -215,8 +218,13 @@ def gaussian_vae(
         >>> vae.sample(3).shape
         torch.Size([3, 64])
     """
-    event_shape = (features,) if isinstance(features, int) else tuple(features)
+    event_shape = networks.as_shape(features, "features")
     guide_family = family(latent_dim)
+    if latent_dim > math.prod(event_shape):
+        raise ValueError(
+            f"latent_dim must not exceed the number of features, {math.prod(event_shape)}; got "
+            f"{latent_dim}. Put a VAE together from its parts if that is what you want."
+        )
     encoder = networks.MLP(event_shape, hidden, guide_family.num_params)
     decoder = networks.MLP(latent_dim, tuple(reversed(tuple(hidden))), event_shape)
     return VAE(

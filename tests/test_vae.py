@@ -234,7 +234,7 @@ def test_parts_that_a_user_wrote_are_full_citizens():
         (
             {"guide": Part((2,), lambda x: dist.Normal(x[..., :2], 1.0))},
             ValueError,
-            r"guide must return .* event shape \(2,\) .* got event shape \(\) and batch shape \(2, 2\)",
+            r"guide must return .* event shape \(2,\) .* got event shape \(\) and .*\(2, 2\)",
         ),
         (
             {"likelihood": Part((3,), lambda z: dist.Normal(torch.zeros(2, 4), 1.0).to_event(1))},
@@ -276,3 +276,22 @@ def test_types_follow_the_module(dtype):
     assert vae.encode(x).mean.dtype == dtype
     assert vae.sample(2).dtype == dtype
     assert vae.log_importance_weights(x, num_samples=2).dtype == dtype
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"latent_dim": 0}, "latent_dim must be a positive integer; got 0"),
+        ({"latent_dim": -1}, "latent_dim must be a positive integer; got -1"),
+        ({"latent_dim": 2.0}, "latent_dim must be a positive integer; got 2"),
+        ({"latent_dim": 7}, "latent_dim must not exceed the number of features, 6; got 7"),
+        ({"features": 0}, "features must hold positive integers; got 0"),
+        ({"features": (2, 0)}, "features must hold positive integers"),
+        ({"hidden": (0,)}, "hidden must hold positive integers"),
+        ({"variance": 0.0}, "variance must be positive and finite; got 0"),
+        ({"variance": -1.0}, "variance must be positive and finite; got -1"),
+    ],
+)
+def test_gaussian_vae_refuses_what_makes_no_vae(options, message):
+    with pytest.raises(ValueError, match=message):
+        pv.gaussian_vae(**{"features": 6, "latent_dim": 2, **options})

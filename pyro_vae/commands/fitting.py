@@ -1,5 +1,6 @@
 """``pyro-vae fit``: fit, report, draw, keep."""
 
+import math
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+import xarray as xr
 
 from pyro_vae import baselines, diagnostics, likelihoods, plots
 from pyro_vae.commands.data_choice import as_images, data_settings, load
@@ -28,7 +29,51 @@ MAX_REPORTED = 10_000
 
 def fit(options: Namespace) -> None:
     """``pyro-vae fit``."""
-    settings = {
+    settings = _settings(options)
+    train, held_out = load(settings)
+    if options.networks == "conv":
+        train, held_out = as_images(train), as_images(held_out)
+    vae = build(settings["model"], train, seed=options.seed)
+    resolve_device(vae, options.device)  # a wrong one is told before there is a directory
+    if options.out is not None:
+        run = RunDirectory.create(options.out)
+    else:
+        name = f"{Path(options.data).stem}-k{options.latent_dim}-{options.family}"
+        run = RunDirectory.create_numbered("runs", name)
+    run.write_config(_resolved(settings, train, held_out))
+
+    result = fit_vae(
+        vae, train, validation=held_out, progress=not options.quiet, **settings["fit"]
+    )
+    run.write_weights(vae)
+    run.write_table("history.csv", result.history)
+
+    parts = [part.subset(slice(0, MAX_REPORTED)) for part in (train, held_out)]
+    terms = [diagnostics.elbo_terms(vae, part.x) for part in parts]
+    summaries = dict(zip(("train", "held out"), map(diagnostics.elbo_summary, terms), strict=True))
+    run.write_table("summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index())
+    reference, gain = _probabilistic_pca(train, parts, options.latent_dim, terms[1])
+    text = fit_report(
+        heading=_heading(settings["model"], train, held_out),
+        summaries=summaries,
+        reference=reference,
+        closing=[
+            *_variance_in_words(vae, terms),
+            *gain,
+            *(["Ctrl-C ended the fit early."] if result.interrupted else []),
+            f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
+            f"best held-out ELBO after epoch {result.best_epoch}",
+        ],
+    )
+    run.write_report(text)
+    _draw(run, vae, held_out, result.history, reference)
+    print(text, end="")
+    print(f"everything is in {run.path}")
+
+
+def _settings(options: Namespace) -> dict[str, Any]:
+    """The command line as a configuration."""
+    return {
         "data": data_settings(options),
         "model": {
             "latent_dim": options.latent_dim,
@@ -50,61 +95,10 @@ def fit(options: Namespace) -> None:
             "device": options.device,
         },
     }
-    train, held_out = load(settings)
-    if options.networks == "conv":
-        train, held_out = as_images(train), as_images(held_out)
-    vae = build(settings["model"], train, seed=options.seed)
-    resolve_device(vae, options.device)  # a wrong one is told before there is a directory
-    if options.out is not None:
-        run = RunDirectory.create(options.out)
-    else:
-        name = f"{Path(options.data).stem}-k{options.latent_dim}-{options.family}"
-        run = RunDirectory.create_numbered("runs", name)
-    run.write_config(resolved(settings, train, held_out))
-
-    result = fit_vae(
-        vae,
-        train,
-        validation=held_out,
-        progress=not options.quiet,
-        **settings["fit"],
-    )
-    run.write_weights(vae)
-    run.write_table("history.csv", result.history)
-
-    terms = {
-        part.name: diagnostics.elbo_terms(vae, part.x[:MAX_REPORTED]) for part in (train, held_out)
-    }
-    summaries = {name: diagnostics.elbo_summary(value) for name, value in terms.items()}
-    run.write_table(
-        "summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index(), index=False
-    )
-    reference, gain = _probabilistic_pca(
-        train,
-        held_out,
-        options.latent_dim,
-        torch.from_numpy(terms[held_out.name]["elbo"].to_numpy()),
-    )
-    text = fit_report(
-        heading=_heading(settings["model"], train, held_out),
-        train=summaries[train.name],
-        held_out=summaries[held_out.name],
-        reference=reference,
-        variance=_variance_in_words(vae),
-        closing=[
-            *gain,
-            *(["Ctrl-C ended the fit early."] if result.interrupted else []),
-            f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
-            f"best held-out ELBO after epoch {result.best_epoch}",
-        ],
-    )
-    run.write_report(text)
-    _draw(run, vae, held_out, result.history, reference)
-    print(text, end="")
-    print(f"everything is in {run.path}")
 
 
-def resolved(settings: dict[str, Any], train: Dataset, held_out: Dataset) -> dict[str, Any]:
+def _resolved(settings: dict[str, Any], train: Dataset, held_out: Dataset) -> dict[str, Any]:
+    """The configuration with what was found in the data."""
     data = {
         **settings["data"],
         "num_train": len(train),
@@ -118,19 +112,20 @@ def resolved(settings: dict[str, Any], train: Dataset, held_out: Dataset) -> dic
 
 
 def _probabilistic_pca(
-    train: Dataset, held_out: Dataset, latent_dim: int, elbo: Tensor
-) -> tuple[dict[str, tuple[float, float]], list[str]]:
-    """The exact reference, and by how much the ELBO beats it on the same rows."""
+    train: Dataset, parts: list[Dataset], latent_dim: int, held_out_terms: xr.Dataset
+) -> tuple[dict[str, list[tuple[float, float]]], list[str]]:
+    """The exact reference on both parts, and by how much the ELBO beats it on the same rows."""
     if latent_dim >= min(train.num_features, train.num_data):
         return {}, [
             "probabilistic PCA needs fewer dimensions than features and rows: no reference"
         ]
     pca = baselines.PCA(latent_dim).fit(train.x)
-    log_p = pca.log_prob(held_out.x[: len(elbo)]).double()
-    gain = with_error(*mean_and_error(elbo - log_p))
-    name = f"probabilistic PCA, k = {latent_dim}, exact"
-    return {name: mean_and_error(log_p)}, [
-        f"held-out ELBO less probabilistic PCA's log p(x), pairwise: {gain} nats per datum"
+    log_p = [pca.log_prob(part.x).double() for part in parts]
+    elbo = torch.from_numpy(held_out_terms["elbo"].to_numpy())
+    gain = with_error(*mean_and_error(elbo - log_p[1]))
+    name = f"probabilistic PCA, k = {latent_dim}: log p(x)"
+    return {name: [mean_and_error(values) for values in log_p]}, [
+        f"held-out ELBO less probabilistic PCA's exact log p(x), row by row: {gain} nats per datum"
     ]
 
 
@@ -139,11 +134,11 @@ def _draw(
     vae: VAE,
     held_out: Dataset,
     history: pd.DataFrame,
-    reference: Mapping[str, tuple[float, float]],
+    reference: Mapping[str, list[tuple[float, float]]],
 ) -> None:
     """Pictures, in units of x; up to 2000 held-out rows in the latent plane."""
     shape, columns = held_out.image_shape, held_out.columns
-    lines = {name: value for name, (value, _) in reference.items()}
+    lines = {f"{name}, held out": values[1][0] for name, values in reference.items()}
     plots.save(plots.history(history, reference=lines), run.file("history.png"))
     some = held_out.subset(slice(0, 2000))
     with torch.no_grad(), seeded(0, "pictures"):
@@ -186,11 +181,25 @@ def _heading(model: Mapping[str, Any], train: Dataset, held_out: Dataset) -> lis
     ]
 
 
-def _variance_in_words(vae: VAE) -> str:
+def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:
+    r"""The observation variance, and the mean squared distance that it stands for.
+
+    At its optimum c is the mean of :math:`\mathbb E_q |x - f(z)|^2 / n` over the data, which the
+    expected log-likelihood :math:`-C \mathbb E_q|x - f(z)|^2 - (n/2) \log 2 \pi c` tells.
+    """
     likelihood = vae.p_x_given_z
     if not isinstance(likelihood, likelihoods.Gaussian):
-        return ""
-    c = likelihood.variance
-    if c.dim() > 0:
-        return f"c between {c.min():.4g} and {c.max():.4g}, one for each feature"
-    return f"c = {c:.4g} in squared units of x, so C = 1/(2c) = {1 / (2 * c):.4g}"
+        return []
+    variance = likelihood.variance
+    if variance.dim() > 0:
+        return [f"c between {variance.min():.4g} and {variance.max():.4g}, one for each feature"]
+    c, n = float(variance), vae.event_shape.numel()
+    shown = []
+    for part in terms:
+        log_likelihood = torch.from_numpy(part["expected_log_likelihood"].to_numpy())
+        distance = -2 * c * (log_likelihood + n / 2 * math.log(2 * math.pi * c))
+        shown.append(with_error(*mean_and_error(distance / n)))
+    return [
+        f"c = {c:.4g} in squared units of x, so C = 1/(2c) = {1 / (2 * c):.4g}",
+        f"mean of E_q|x - f(z)|^2 / n: train {shown[0]}, held out {shown[1]}",
+    ]
