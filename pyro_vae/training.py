@@ -134,7 +134,7 @@ def fit(
     with (
         pyro.get_param_store().scope(),
         InterruptGuard() as guard,
-        tqdm(total=epochs, desc="fit", unit="epoch", disable=not progress) as bar,
+        tqdm(total=epochs, desc="fit", unit="epoch", mininterval=0.5, disable=not progress) as bar,
     ):
         loop = _Loop(vae, svi, optim, batches, schedule, epochs, guard)
         for epoch in range(epochs):
@@ -152,8 +152,9 @@ def fit(
             result.num_skipped = optim.num_skipped
             if loop.keep_if_best(row["elbo" if held_out is None else "validation_elbo"]):
                 result.best_epoch = epoch + 1
+            shown = {name: f"{row[name]:.3f}" for name in row if name.endswith("elbo")}
+            bar.set_postfix(shown, refresh=False)
             bar.update()
-            bar.set_postfix({name: f"{row[name]:.3f}" for name in row if name.endswith("elbo")})
             result.interrupted = guard.requested
             waited = epoch + 1 - (result.best_epoch or 0)
             stops = [callback(result) for callback in callbacks]

@@ -898,3 +898,8 @@ def test_values_that_are_not_numbers_raise():
 def test_folder_that_does_not_exist_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="path must lie in a folder that exists; got"):
         plots.save(Figure(), tmp_path / "nowhere" / "picture.png")
+
+
+def test_samples_say_what_they_are():
+    figure = plots.samples(np.zeros((4, 9)), image_shape=(3, 3), title="means of $p(x|z)$")
+    assert [axes.get_title() for axes in figure.axes] == ["means of $p(x|z)$"]

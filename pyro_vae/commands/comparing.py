@@ -8,6 +8,7 @@ import torch
 
 from pyro_vae.baselines import PCA, LinearAutoencoder, autoencoder
 from pyro_vae.commands.data_choice import data_settings, load
+from pyro_vae.commands.progress import shows_progress
 from pyro_vae.report import mean_and_error, with_error
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
@@ -34,7 +35,7 @@ def baselines(options: Namespace) -> None:
         "epochs": options.epochs,
         "batch_size": options.batch_size,
         "seed": options.seed,
-        "progress": not options.quiet,
+        "progress": shows_progress(options),
     }
     rows = []
     for k in dict.fromkeys(options.latent_dims):

@@ -13,6 +13,7 @@ import xarray as xr
 from pyro_vae import baselines, diagnostics, likelihoods, plots
 from pyro_vae.commands.data_choice import as_images, data_settings, load
 from pyro_vae.commands.model_choice import build
+from pyro_vae.commands.progress import shows_progress
 from pyro_vae.datasets import Dataset
 from pyro_vae.report import fit_report, mean_and_error, with_error
 from pyro_vae.run_directory import RunDirectory
@@ -43,7 +44,7 @@ def fit(options: Namespace) -> None:
     run.write_config(_resolved(settings, train, held_out))
 
     result = fit_vae(
-        vae, train, validation=held_out, progress=not options.quiet, **settings["fit"]
+        vae, train, validation=held_out, progress=shows_progress(options), **settings["fit"]
     )
     run.write_weights(vae)
     run.write_table("history.csv", result.history)
@@ -154,7 +155,8 @@ def _draw(
                 vae.sample(64 if shape else 2000, mean=shape is not None).flatten(1),
                 image_shape=shape,
                 columns=columns,
-                data=None if shape else some.x.flatten(1),
+                data=some.x.flatten(1),
+                title="means of $p(x|z)$, $z$ from the prior",
             ),
             "latent": plots.latent(
                 q.mean, getattr(q, "covariance_matrix", q.variance), some.labels

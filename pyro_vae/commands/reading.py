@@ -52,7 +52,11 @@ def sample(options: Namespace) -> None:
     if out.suffix == ".png":
         shape, columns = picture_settings(config)
         figure = plots.samples(
-            draws.flatten(1), image_shape=shape, columns=columns, max_shown=options.num
+            draws.flatten(1),
+            image_shape=shape,
+            columns=columns,
+            max_shown=options.num,
+            title=f"{'means of' if options.mean else 'draws from'} $p(x|z)$, $z$ from the prior",
         )
         plots.save(figure, out)
     else:

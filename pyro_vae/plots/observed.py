@@ -92,6 +92,7 @@ def samples(
     columns: Sequence[str] | None = None,
     data: Any = None,
     max_shown: int = 64,
+    title: str = "draws",
 ) -> Figure:
     """Draws from a model, beside data if there are any.
 
@@ -106,6 +107,7 @@ def samples(
         columns: Names of the features, for the histograms.
         data: Data to compare with, ``(N, *event_shape)``.
         max_shown: Images in a grid.
+        title: What the grid of draws shows, for example that they are means of p(x|z).
 
     Returns:
         A figure of one axes for each grid of images, else of one axes per feature.
@@ -128,15 +130,15 @@ def samples(
     check_count(max_shown, "max_shown")
     if image_shape is None:
         return _histograms(rows, others, columns)
-    grids = {"draws": as_images(rows[:max_shown], image_shape, name="draws")}
-    scale = scale_of(grids["draws"], outliers=OUTLIERS)
+    grids = {title: as_images(rows[:max_shown], image_shape, name="draws")}
+    scale = scale_of(grids[title], outliers=OUTLIERS)
     if others is not None:
         grids["data"] = as_images(others[:max_shown], image_shape, name="data")
         scale = scale_of(grids["data"])
     most = max(map(len, grids.values()))
     num_columns = math.ceil(math.sqrt(most))
     num_rows = math.ceil(most / num_columns)
-    height, width = grids["draws"].shape[1:3]
+    height, width = grids[title].shape[1:3]
     grid_height = GRID_INCHES * num_rows * height / (num_columns * width)
     figure = Figure(figsize=(GRID_INCHES * len(grids), grid_height + 0.55), layout="constrained")
     figure.set_layout_engine("constrained", wspace=0.04)
@@ -144,7 +146,7 @@ def samples(
         axes = figure.add_subplot(1, len(grids), index + 1)
         show_tiles(axes, tile(images, num_columns=num_columns, gap=gap_pixels(images)), scale)
         axes.set_title(title)
-    figure.supxlabel(scale_text(grids["draws"], scale), **CAPTION)
+    figure.supxlabel(scale_text(grids[title], scale), **CAPTION)
     return figure
 
 
