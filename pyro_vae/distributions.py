@@ -139,8 +139,9 @@ class CholeskyNormal(dist.MultivariateNormal):
 
     .. math:: \log q(z) = -\tfrac12\|\varepsilon\|^2 - \sum_i \log L_{ii} - \tfrac k2 \log 2\pi
 
-    The derivative is the total one, through :math:`z` as well as through :math:`\mu` and
-    :math:`L`. Any other value, or a draw changed in place, takes the ordinary route.
+    Its derivative with respect to the parameters is the total one, through :math:`z` as well as
+    through :math:`\mu` and :math:`L`; there is none with respect to :math:`z` itself. Any other
+    value, a draw changed in place, or one by ``sample()`` takes the ordinary route.
 
     Args:
         loc: Mean, ``(..., k)``.
@@ -167,7 +168,10 @@ class CholeskyNormal(dist.MultivariateNormal):
         if self._draw is None:
             return super().log_prob(value)
         z, version, noise = self._draw
-        if value is not z or value._version != version:
+        # A draw without a graph, as sample() makes it, is a constant: at fixed z the density
+        # depends on the parameters, at fixed noise it does not.
+        is_path = value.requires_grad or not torch.is_grad_enabled()
+        if value is not z or value._version != version or not is_path:
             return super().log_prob(value)
         log_det = self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * LOG_2PI) - log_det

@@ -11,7 +11,8 @@ from pyro_vae.traces import Programs, elbo_terms
 
 __all__ = ["evaluate"]
 
-ROWS_AT_A_TIME = 1000
+ROWS_AT_A_TIME = 2000
+"""Rows that go through the programs at once where an ELBO is evaluated."""
 
 
 def evaluate(programs: Programs, x: Tensor, *, seed: int) -> dict[str, float]:

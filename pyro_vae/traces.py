@@ -5,9 +5,8 @@ traces of ``model`` and ``guide``, so a program that a user wrote by hand is ser
 :class:`pyro_vae.VAE`.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -37,10 +36,9 @@ class LogDensities:
     Attributes:
         log_p: Sites of the model: latent ones at the guide's draws, observed ones at the data.
         log_q: Sites of the guide.
-        analytic_kl: KL(q || p) of the single latent site, ``(N,)`` up to broadcasting, where the
+        analytic_kl: KL(q || p) of the single latent site, ``(N,)``, where the
             program has just one and theory has a closed form; else None.
-        kl_per_dim: The same for each latent dimension, ``(N, k)`` up to broadcasting, where both
-            q and p factorize; else None.
+        kl_per_dim: The same for each latent dimension, ``(N, k)``, where q and p factorize.
     """
 
     log_p: dict[str, Tensor]
@@ -54,15 +52,14 @@ class LogDensities:
         return sum(self.log_p.values()) - sum(self.log_q.values())  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
-class ElboTerms:
+class ElboTerms(NamedTuple):
     """One-sample estimates of the ELBO and its two terms, each ``(S, N)``, in nats.
 
     ``elbo = expected_log_likelihood - kl`` holds in every element.
 
     Attributes:
         elbo: Estimates of the bound.
-        expected_log_likelihood: Log-likelihood at each draw.
+        expected_log_likelihood: ``elbo + kl``.
         kl: The analytic KL, repeated, or its one-sample estimates.
         kl_is_analytic: Which of the two.
         kl_per_dim: The analytic KL of each latent dimension, ``(N, k)``, where q and p factorize.
@@ -78,8 +75,10 @@ class ElboTerms:
 def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDensities:
     r"""Log densities of all sites at ``num_samples`` draws from the guide.
 
-    The draws are one vectorized plate around the program. Pyro's parameter store is read where it
-    already holds a program's parameter and is never written to.
+    The programs run S times on x as it is. A plate of draws around them would be faster for few
+    data, but give networks a batch dimension that a user's convolutions or BatchNorm cannot take.
+    Pyro's parameter store is read where it already holds a program's parameter and is never
+    written to.
 
     Args:
         programs: Model and guide.
@@ -96,22 +95,16 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
         >>> sorted(densities.log_p), densities.log_weights.shape
         (['x', 'z'], torch.Size([7, 5]))
     """
-    num_data = len(x)
-
-    def with_particles(program: Callable[[Tensor], Any]) -> Callable[[Tensor], Any]:
-        def run(x: Tensor) -> Any:
-            with pyro.plate("particles", num_samples, dim=-2):
-                return program(x)
-
-        return run
-
+    log_ps: list[dict[str, Tensor]] = []
+    log_qs: list[dict[str, Tensor]] = []
     with _StoreUntouched():
-        guide_trace = poutine.trace(with_particles(programs.guide)).get_trace(x)
-        replayed = poutine.replay(with_particles(programs.model), trace=guide_trace)
-        model_trace = poutine.trace(replayed).get_trace(x)
-    shape = torch.Size([num_samples, num_data])
-    log_p = _site_log_probs(model_trace, shape)
-    log_q = _site_log_probs(guide_trace, shape)
+        for _ in range(num_samples):
+            guide_trace = poutine.trace(programs.guide).get_trace(x)
+            replayed = poutine.replay(programs.model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(x)
+            log_ps.append(_site_log_probs(model_trace, len(x)))
+            log_qs.append(_site_log_probs(guide_trace, len(x)))
+    log_p, log_q = _stacked(log_ps), _stacked(log_qs)
     missing = [name for name in log_q if name not in log_p]
     if missing:
         raise ValueError(
@@ -125,8 +118,12 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
 def elbo_terms(programs: Programs, x: Tensor, *, num_samples: int) -> ElboTerms:
     r"""One-sample estimates of :math:`\mathbb E_q \log p(x \mid z)`, KL and ELBO.
 
-    The KL is analytic where it can be, else the average of :math:`\log q(z|x) - \log p(z)` over
-    the same draws, so that the ELBO is then the plain average of the log weights.
+    The ELBO's estimates are the log weights :math:`\log p(x, z) - \log q(z|x)`, which are constant
+    at the exact posterior. The KL is analytic where it can be, else estimated by
+    :math:`\log q(z|x) - \log p(z)` at the same draws. The expected log-likelihood is the sum of
+    both, so the terms add up draw by draw; with an analytic KL that is
+    :math:`\log p(x|z)` plus a control variate of mean zero,
+    :math:`\log p(z) - \log q(z|x) + \mathrm{KL}`.
 
     Args:
         programs: Model and guide.
@@ -141,21 +138,15 @@ def elbo_terms(programs: Programs, x: Tensor, *, num_samples: int) -> ElboTerms:
         (torch.Size([7, 5]), True)
     """
     densities = log_densities(programs, x, num_samples=num_samples)
-    log_likelihood = sum(
-        (log_p for name, log_p in densities.log_p.items() if name not in densities.log_q),
-        start=x.new_zeros(num_samples, len(x)),
-    )
-    if densities.analytic_kl is not None:
-        kl = densities.analytic_kl.expand_as(log_likelihood)
-        per_dim = densities.kl_per_dim
-        if per_dim is not None:
-            per_dim = per_dim.expand(num_samples, len(x), -1)[0]
-        return ElboTerms(
-            log_likelihood - kl, log_likelihood, kl, kl_is_analytic=True, kl_per_dim=per_dim
-        )
     elbo = densities.log_weights
-    kl = log_likelihood - elbo
-    return ElboTerms(elbo, log_likelihood, kl, kl_is_analytic=False, kl_per_dim=None)
+    if densities.analytic_kl is not None:
+        kl, is_analytic = densities.analytic_kl.expand_as(elbo), True
+    else:
+        observed = [
+            log_p for name, log_p in densities.log_p.items() if name not in densities.log_q
+        ]
+        kl, is_analytic = sum(observed, start=torch.zeros_like(elbo)) - elbo, False
+    return ElboTerms(elbo, elbo + kl, kl, is_analytic, densities.kl_per_dim)
 
 
 class _StoreUntouched(Messenger):
@@ -169,15 +160,19 @@ class _StoreUntouched(Messenger):
         msg["done"] = True
 
 
-def _site_log_probs(trace: poutine.Trace, shape: torch.Size) -> dict[str, Tensor]:
+def _stacked(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+
+def _site_log_probs(trace: poutine.Trace, num_data: int) -> dict[str, Tensor]:
     log_probs = {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or poutine.util.site_is_subsample(site):
             continue
         plates = {frame.dim: frame.size for frame in site["cond_indep_stack"] if frame.vectorized}
-        if plates.get(-1) != shape[1]:
+        if plates.get(-1) != num_data:
             raise ValueError(
-                f"site {name!r} must lie in the plate 'data' of {shape[1]} rows at dim=-1; its "
+                f"site {name!r} must lie in the plate 'data' of {num_data} rows at dim=-1; its "
                 f"plates are {plates}. Estimates are per datum, so a site that all data share has "
                 "no place in them."
             )
@@ -185,12 +180,12 @@ def _site_log_probs(trace: poutine.Trace, shape: torch.Size) -> dict[str, Tensor
         density: Any = site["fn"]
         log_prob = scale_and_mask(density.log_prob(site["value"]), mask=site["mask"])
         try:
-            log_probs[name] = log_prob.expand(shape)
+            log_probs[name] = log_prob.expand(num_data)
         except RuntimeError as error:
             raise ValueError(
-                f"site {name!r} must have one log density for each draw and datum, shape "
-                f"{tuple(shape)}; got {tuple(log_prob.shape)}. Move dependent dimensions into the "
-                "event with .to_event()."
+                f"site {name!r} must have one log density for each datum, shape ({num_data},); "
+                f"got {tuple(log_prob.shape)}. Move dependent dimensions into the event with "
+                ".to_event()."
             ) from error
     return log_probs
 
@@ -208,8 +203,8 @@ def _analytic_kl(
     p: Any = sites[1]["fn"]
     try:
         if _factorizes(q) and _factorizes(p):
-            kl_per_dim = kl_divergence(q.base_dist, p.base_dist)
-            return kl_per_dim.sum(-1), kl_per_dim
+            per_dim = kl_divergence(q.base_dist, p.base_dist)
+            return per_dim.sum(-1), per_dim
         return kl_divergence(q, p), None
     except NotImplementedError:
         return None, None

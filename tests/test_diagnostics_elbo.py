@@ -74,7 +74,7 @@ def test_result_does_not_depend_on_pieces_and_the_random_state_is_left_alone(mon
     state = torch.get_rng_state()
     whole = diagnostics.elbo_terms(vae, data.x, num_samples=3)
     assert torch.equal(torch.get_rng_state(), state)
-    monkeypatch.setattr(elbo, "DRAWS_AT_A_TIME", 6)
+    monkeypatch.setattr(elbo, "ROWS_AT_A_TIME", 2)
     pieces = diagnostics.elbo_terms(vae, data.x, num_samples=3)
     assert pieces["elbo"].shape == whole["elbo"].shape
     np.testing.assert_allclose(pieces["kl"], whole["kl"], atol=1e-12)
@@ -99,6 +99,19 @@ def test_summary_has_both_errors():
     assert abs(row["se"] - np.sqrt(np.var(values, ddof=1) / 40)) < 1e-12
     assert abs(row["mcse"] - np.sqrt((terms["elbo_mcse"] ** 2).mean() / 40)) < 1e-12
     assert summary.loc["kl", "mcse"] == 0
+
+
+def test_one_draw_has_no_monte_carlo_error_to_tell():
+    terms = diagnostics.elbo_terms(small_vae(family=FULL), torch.randn(3, 6), num_samples=1)
+    assert np.isnan(terms["elbo_mcse"]).all()
+    assert np.isfinite(terms["elbo"]).all()
+
+
+def test_ledger_has_no_error_at_the_exact_posterior():
+    data = linear_gaussian(9, features=6, latent_dim=3, variance=0.2, seed=1)
+    terms = diagnostics.elbo_terms(linear_vae(data.truth), data.x, num_samples=2)
+    np.testing.assert_allclose(terms["elbo"], data.log_evidence, atol=1e-10)
+    assert terms["elbo_mcse"].max() < 1e-10
 
 
 @pytest.mark.parametrize("num_samples", [0, -1, 1.5, True])

@@ -106,6 +106,18 @@ def test_cholesky_normal_has_the_total_derivative_at_its_own_draw():
     torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-10)
 
 
+def test_cholesky_normal_has_the_partial_derivative_at_a_constant_draw():
+    gradients = []
+    for cls in (CholeskyNormal, dist.MultivariateNormal):
+        torch.manual_seed(1)
+        loc = torch.randn(5, 3, requires_grad=True)
+        tril = random_cholesky(5).requires_grad_()
+        q = cls(loc, scale_tril=tril)
+        q.log_prob(q.sample()).sum().backward()
+        gradients.append((loc.grad, tril.grad.tril()))
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-10)
+
+
 def test_cholesky_normal_has_a_closed_form_kl_to_independent_normals():
     loc, tril = torch.randn(5, 3), random_cholesky(5)
     p_loc, p_scale = torch.randn(3), torch.rand(3) + 0.5

@@ -26,7 +26,7 @@ def test_log_densities_are_those_of_the_parts_at_the_same_draws(family):
     torch.manual_seed(3)
     densities = log_densities(vae, x, num_samples=4)
     torch.manual_seed(3)
-    z = vae.encode(x).expand((4, 5)).rsample()
+    z = torch.stack([vae.encode(x).rsample() for _ in range(4)])
     torch.testing.assert_close(densities.log_q["z"], vae.encode(x).log_prob(z))
     torch.testing.assert_close(densities.log_p["z"], vae.p_z().log_prob(z))
     torch.testing.assert_close(densities.log_p["x"], vae.p_x_given_z(z).log_prob(x))

@@ -9,6 +9,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from pyro_vae.arguments import positive_integer
+from pyro_vae.evaluation import ROWS_AT_A_TIME
 from pyro_vae.modes import evaluation_mode
 from pyro_vae.seeding import seeded
 from pyro_vae.sources import DataSource, resolve_device
@@ -18,8 +20,6 @@ from pyro_vae.traces import elbo_terms as estimate_terms
 __all__ = ["elbo_summary", "elbo_terms"]
 
 TERMS = ("elbo", "expected_log_likelihood", "kl")
-DRAWS_AT_A_TIME = 20_000
-"""Rows times draws that are in memory at once."""
 
 
 def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -> xr.Dataset:
@@ -28,9 +28,10 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
     .. math:: \text{ELBO}(x_i) = \mathbb E_{q(z \mid x_i)} \log p(x_i \mid z)
               - \mathrm{KL}(q(z \mid x_i) \,\|\, p(z))
 
-    The KL is analytic where theory has it, and then without Monte Carlo error. Otherwise it is
-    averaged over the same draws as the likelihood, and the ELBO is the average of
-    :math:`\log p(x, z) - \log q(z \mid x)`, whose error is not that of its two terms added.
+    The ELBO is the average of the log weights :math:`\log p(x, z) - \log q(z \mid x)` over draws
+    from q, without error where q is the exact posterior. The KL is analytic where theory has it,
+    and then without Monte Carlo error, otherwise averaged over the same draws. The expected
+    log-likelihood is the sum of both: unbiased, and the terms add up exactly.
 
     Args:
         vae: A VAE, or any model and guide with their sites in the plate "data".
@@ -54,13 +55,12 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
         >>> dict(terms.sizes)
         {'obs_id': 5, 'latent': 2}
     """
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < 1:
-        raise ValueError(f"num_samples must be a positive integer; got {num_samples!r}.")
+    num_samples = positive_integer(num_samples, "num_samples")
     device = resolve_device(vae, "auto")
     rows = DataSource(vae, device).tensor(x, name="x")
     pieces, is_analytic = [], True
     with evaluation_mode(vae), torch.no_grad(), seeded(seed, "elbo terms", device=device):
-        for piece in rows.split(max(1, DRAWS_AT_A_TIME // num_samples)):
+        for piece in rows.split(ROWS_AT_A_TIME):
             terms = estimate_terms(vae, piece, num_samples=num_samples)
             is_analytic = is_analytic and terms.kl_is_analytic
             pieces.append(_reduced(terms))
@@ -118,7 +118,8 @@ def _reduced(terms: ElboTerms) -> dict[str, Tensor]:
     for name in TERMS:
         draws: Tensor = getattr(terms, name).double()
         reduced[name] = draws.mean(0)
-        reduced[f"{name}_mcse"] = draws.std(0) / math.sqrt(len(draws))
+        spread = draws.std(0) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
+        reduced[f"{name}_mcse"] = spread / math.sqrt(len(draws))
     if terms.kl_is_analytic:
         reduced["kl_mcse"] = torch.zeros_like(reduced["kl"])
     if terms.kl_per_dim is not None:
