@@ -16,12 +16,17 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from pyro_vae import networks
-from pyro_vae.datasets import Dataset, LinearGaussian, as_tensor
+from pyro_vae.arguments import positive_integer
+from pyro_vae.datasets import LinearGaussian, checked_rows
 from pyro_vae.distributions import SharedVarianceNormal
+from pyro_vae.modes import evaluation_mode
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.training import fit
 
 __all__ = ["PCA", "Autoencoder", "LinearAutoencoder", "autoencoder"]
+
+LINEAR_RATE = 0.05
+"""Learning rate of the linear autoencoder, whose saddle points hold a smaller one for long."""
 
 
 class PCA:
@@ -54,9 +59,7 @@ class PCA:
     """
 
     def __init__(self, latent_dim: int) -> None:
-        if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-            raise ValueError(f"latent_dim must be a positive integer; got {latent_dim!r}.")
-        self.latent_dim = latent_dim
+        self.latent_dim = positive_integer(latent_dim, "latent_dim")
         self._pca: Any = None
         self._density: LinearGaussian | None = None
         self._event_shape: torch.Size | None = None
@@ -71,7 +74,9 @@ class PCA:
                 f"{self.latent_dim} for data of shape {tuple(flat.shape)}."
             )
         self._event_shape = rows.shape[1:]
-        self._pca = _SklearnPCA(self.latent_dim, svd_solver="auto").fit(_numpy(flat))
+        # Never the randomized solver, which draws from numpy's global state.
+        solver = "covariance_eigh" if len(flat) >= flat.shape[1] else "full"
+        self._pca = _SklearnPCA(self.latent_dim, svd_solver=solver).fit(_numpy(flat))
         self._density = LinearGaussian.maximum_likelihood(flat, self.latent_dim)
         return self
 
@@ -92,10 +97,11 @@ class PCA:
         scores = self._fitted().transform(_numpy(self._flat(x)))
         return torch.from_numpy(np.ascontiguousarray(scores))
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Points of the principal subspace, ``(N, *event_shape)``, with scores ``z``."""
-        flat = torch.from_numpy(self._fitted().inverse_transform(_numpy(z)))
-        return flat.reshape(-1, *self._shape())
+    def decode(self, z: Any) -> Tensor:
+        """Points of the principal subspace, ``(..., *event_shape)``, with scores ``(..., k)``."""
+        scores = _numpy(torch.as_tensor(z, device="cpu"))
+        flat = self._fitted().inverse_transform(scores.reshape(-1, self.latent_dim))
+        return torch.from_numpy(flat).reshape(*scores.shape[:-1], *self._shape())
 
     def reconstruct(self, x: Any) -> Tensor:
         """Orthogonal projection of x onto the principal subspace, ``(N, *event_shape)``."""
@@ -150,7 +156,7 @@ class Autoencoder(ProgramModule):
         self._event_shape = torch.Size(event_shape)
         self.history: pd.DataFrame | None = None
         probe = self._reference().new_zeros(2, *self._event_shape)
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self):
             returned = self.decoder(self.encoder(probe)).shape
         if returned != probe.shape:
             raise ValueError(
@@ -210,7 +216,7 @@ class Autoencoder(ProgramModule):
 
     def reconstruct(self, x: Any) -> Tensor:
         """Reconstructions f(g(x)), ``(N, *event_shape)``, without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self):
             return self.decode(self.encode(x))
 
 
@@ -250,7 +256,7 @@ class LinearAutoencoder(Autoencoder):
         validation: Any = None,
         epochs: int = 300,
         batch_size: int = 128,
-        learning_rate: float = 0.05,
+        learning_rate: float = LINEAR_RATE,
         seed: int = 0,
         progress: bool = False,
     ) -> Self:
@@ -272,7 +278,7 @@ class LinearAutoencoder(Autoencoder):
 
 
 def autoencoder(
-    *, features: int | Sequence[int], latent_dim: int, hidden: Sequence[int] = (400,)
+    *, features: int | Sequence[int], latent_dim: int, hidden: int | Sequence[int] = (400,)
 ) -> Autoencoder:
     """A ready-made autoencoder with the networks of :func:`pyro_vae.gaussian_vae`.
 
@@ -289,17 +295,16 @@ def autoencoder(
         torch.Size([5, 3])
     """
     event_shape = networks.as_shape(features, "features")
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     return Autoencoder(
         networks.MLP(event_shape, hidden, latent_dim),
-        networks.MLP(latent_dim, tuple(reversed(tuple(hidden))), event_shape),
+        networks.MLP(latent_dim, hidden[::-1], event_shape),
         event_shape=event_shape,
     )
 
 
 def _rows(x: Any, *, event_shape: torch.Size | None = None) -> Tensor:
-    if isinstance(x, Dataset):
-        x = x.x
-    return as_tensor(x, event_shape=event_shape).tensor
+    return checked_rows(x, event_shape=event_shape).tensor
 
 
 def _numpy(x: Tensor) -> np.ndarray[Any, Any]:

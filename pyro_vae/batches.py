@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pyro_vae.seeding import generator
 
-__all__ = ["Batches", "LoaderBatches", "TensorBatches", "stacked"]
+__all__ = ["Batches", "LoaderBatches", "TensorBatches", "first", "stacked"]
 
 MAX_EVALUATED = 2000
 """Training rows on which an epoch's ELBO is evaluated. On Fashion-MNIST their standard error is
@@ -103,8 +103,11 @@ class LoaderBatches:
 
     def epoch(self, index: int) -> Iterator[Tensor]:
         """The batches of one epoch."""
-        for batch in self._loader:
-            x = self._prepare(_first(batch))
+        # The loader draws its seed on the default device, which may be none with numbers on it.
+        with torch.device("cpu"):
+            batches = iter(self._loader)
+        for batch in batches:
+            x = self._prepare(first(batch))
             if index == 0 and sum(map(len, self._seen)) < MAX_EVALUATED:
                 self._seen.append(x)
             yield x
@@ -135,13 +138,14 @@ def stacked(dataset: TorchDataset[Any]) -> Tensor | None:
         )
     if isinstance(dataset, TensorDataset):
         return dataset.tensors[0]
-    first = _as_row(_first(dataset[0]))
-    if num_data * math.prod(first.shape) * first.element_size() > MAX_STACKED_BYTES:
+    row = _as_row(first(dataset[0]))
+    if num_data * math.prod(row.shape) * row.element_size() > MAX_STACKED_BYTES:
         return None
-    return torch.stack([_as_row(_first(dataset[i])) for i in range(num_data)])
+    return torch.stack([_as_row(first(dataset[i])) for i in range(num_data)])
 
 
-def _first(batch: Any) -> Any:
+def first(batch: Any) -> Any:
+    """The x of what a torch Dataset or DataLoader yields: the first entry of a tuple, or all."""
     return batch[0] if isinstance(batch, tuple | list) else batch
 
 

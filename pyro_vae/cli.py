@@ -92,7 +92,9 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _add_training(training, epochs=100)
     training.add_argument("--clip-norm", type=_positive(float), help="largest gradient norm")
     training.add_argument(
-        "--patience", type=_positive(int), help="stop after so many epochs without a better ELBO"
+        "--patience",
+        type=_positive(int),
+        help="stop after so many epochs without a better ELBO on a tenth of the training rows",
     )
     fit.add_argument("--out", help="run directory, new or empty (default: a new one in runs/)")
 

@@ -12,6 +12,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.nn import functional
 
+from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.distributions import CholeskyNormal, DistributionModule
 
 __all__ = ["DiagonalNormal", "Family", "FullCovarianceNormal"]
@@ -56,8 +57,8 @@ class DiagonalNormal(Family):
     def __init__(self, latent_dim: int, *, min_scale: float = 1e-4) -> None:
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
-        self.min_scale = _positive(min_scale, "min_scale")
-        self.num_params = 2 * latent_dim
+        self.min_scale = finite_number(min_scale, "min_scale", "positive", above=0)
+        self.num_params = 2 * self.event_shape[0]
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Distribution with batch shape ``params.shape[:-1]``."""
@@ -93,8 +94,9 @@ class FullCovarianceNormal(Family):
     def __init__(self, latent_dim: int, *, min_scale: float = 1e-4) -> None:
         super().__init__()
         self.event_shape = latent_shape(latent_dim)
-        self.min_scale = _positive(min_scale, "min_scale")
-        self.num_params = latent_dim + latent_dim * (latent_dim + 1) // 2
+        self.min_scale = finite_number(min_scale, "min_scale", "positive", above=0)
+        k = self.event_shape[0]
+        self.num_params = k + k * (k + 1) // 2
 
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Distribution with batch shape ``params.shape[:-1]``."""
@@ -109,9 +111,7 @@ class FullCovarianceNormal(Family):
 
 def latent_shape(latent_dim: int) -> torch.Size:
     """Event shape of a vector z of ``latent_dim`` elements, checked."""
-    if isinstance(latent_dim, bool) or not isinstance(latent_dim, int) or latent_dim < 1:
-        raise ValueError(f"latent_dim must be a positive integer; got {latent_dim!r}.")
-    return torch.Size([latent_dim])
+    return torch.Size([positive_integer(latent_dim, "latent_dim")])
 
 
 def _fill_triangle(values: Tensor, size: int) -> Tensor:
@@ -123,12 +123,6 @@ def _fill_triangle(values: Tensor, size: int) -> Tensor:
     """
     square = torch.cat([values[..., size:], values.flip(-1)], dim=-1)
     return square.unflatten(-1, (size, size))
-
-
-def _positive(value: float, name: str) -> float:
-    if not value > 0:  # also rejects nan
-        raise ValueError(f"{name} must be positive; got {value}.")
-    return float(value)
 
 
 def _check_params(params: Tensor, num_params: int) -> None:

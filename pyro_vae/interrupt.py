@@ -42,7 +42,9 @@ class InterruptGuard:
         traceback: TracebackType | None,
     ) -> None:
         if self._installed:
-            signal.signal(signal.SIGINT, self._previous)
+            # None stands for a handler that Python did not install and cannot put back.
+            previous = signal.SIG_DFL if self._previous is None else self._previous
+            signal.signal(signal.SIGINT, previous)
             self._installed = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

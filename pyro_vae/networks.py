@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Linear as Linear
 
+from pyro_vae.arguments import positive_integer
+
 __all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear"]
 
 Shape = int | Sequence[int]
@@ -196,10 +198,14 @@ def as_shape(shape: Shape, name: str) -> tuple[int, ...]:
     Raises:
         ValueError: If a size is not a positive integer; the message calls the argument ``name``.
     """
-    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
-    if not sizes or any(isinstance(s, bool) or not isinstance(s, int) or s < 1 for s in sizes):
+    try:
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        checked = tuple(positive_integer(size, name) for size in sizes)
+    except (TypeError, ValueError):
+        checked = ()
+    if not checked:
         raise ValueError(f"{name} must hold positive integers; got {shape!r}.")
-    return sizes
+    return checked
 
 
 def _as_image_shape(shape: Sequence[int], name: str, *, halvings: int) -> tuple[int, ...]:

@@ -6,6 +6,8 @@ from typing import Any
 
 from pyro.poutine.messenger import Messenger
 
+from pyro_vae.arguments import finite_number
+
 __all__ = ["kl_weighted"]
 
 
@@ -34,8 +36,8 @@ def kl_weighted(program: Callable[..., Any], weight: float) -> Callable[..., Any
         >>> trace.nodes["z"]["scale"]
         0.5
     """
-    if not (weight >= 0 and math.isfinite(weight)):
-        raise ValueError(f"kl_weight must be finite and not negative; got {weight}.")
+    if finite_number(weight, "kl_weight", "finite and not negative", above=-math.inf) < 0:
+        raise ValueError(f"kl_weight must be finite and not negative; got {weight!r}.")
     if weight == 1:
         return program
     return _LatentScale(weight)(program)

@@ -15,6 +15,8 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 from torch.optim import Optimizer
 
+from pyro_vae.arguments import finite_number
+
 __all__ = ["OneTorchOptim", "Schedule", "adam", "constant", "cosine", "warmup"]
 
 Schedule = Callable[[float], float]
@@ -60,8 +62,8 @@ class OneTorchOptim(PyroOptim):
         clip_norm: float | None = None,
     ) -> None:
         super().__init__(constructor, {})
-        if clip_norm is not None and not clip_norm > 0:
-            raise ValueError(f"clip_norm must be positive or None; got {clip_norm}.")
+        if clip_norm is not None:
+            clip_norm = finite_number(clip_norm, "clip_norm", "positive or None", above=0)
         self.clip_norm = clip_norm
         self.num_data = 1
         self.rate_factor = 1.0
@@ -131,8 +133,7 @@ def adam(learning_rate: float) -> Callable[[list[Tensor]], Optimizer]:
         >>> adam(1e-3)([torch.zeros(2, requires_grad=True)]).defaults["lr"]
         0.001
     """
-    if not (learning_rate > 0 and math.isfinite(learning_rate)):
-        raise ValueError(f"learning_rate must be positive and finite; got {learning_rate}.")
+    learning_rate = finite_number(learning_rate, "learning_rate", "positive and finite", above=0)
 
     def make(params: list[Tensor]) -> Optimizer:
         fused = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in params)

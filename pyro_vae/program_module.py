@@ -1,13 +1,15 @@
 """What a VAE and an autoencoder share: they read a user's data, and Pyro knows them by a name."""
 
 import uuid
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae.datasets import CheckedArray, as_tensor
+from pyro_vae.datasets import CheckedArray, check_gray_levels, checked_rows
 
 __all__ = ["ProgramModule"]
 
@@ -44,11 +46,15 @@ class ProgramModule(nn.Module):
         """Where the first floating parameter or buffer lives; data are moved there."""
         return self._reference().device
 
-    def prepare(self, x: Any, *, name: str = "x") -> CheckedArray:
+    def prepare(
+        self, x: Any, *, columns: Sequence[str] | None = None, name: str = "x"
+    ) -> CheckedArray:
         """Checked data, ``(N, *event_shape)``, as a tensor of this module's dtype on its device.
 
         Args:
-            x: Tensor, array or DataFrame; the columns of a DataFrame are matched by name.
+            x: Tensor, array, DataFrame or :class:`~pyro_vae.datasets.Dataset`.
+            columns: Names of the features in this module's order, by which those of a table are
+                matched; ``self.columns`` unless given.
             name: What error messages call the data.
 
         Raises:
@@ -56,17 +62,16 @@ class ProgramModule(nn.Module):
                 holds raw 8-bit gray levels and the model is a density over real numbers.
             TypeError: If x is not numeric.
         """
-        checked = as_tensor(
-            x, event_shape=self.event_shape, dtype=self.dtype, columns=self.columns, name=name
+        checked = checked_rows(
+            x,
+            event_shape=self.event_shape,
+            dtype=self.dtype,
+            columns=self.columns if columns is None else columns,
+            name=name,
         )
-        rows = checked.tensor
-        if checked.source_dtype == "uint8" and not self._counts and rows.max() > 1:
-            raise ValueError(
-                f"{name} must be scaled before a density over real numbers sees it; got uint8 "
-                f"values in [{rows.min():.0f}, {rows.max():.0f}]. Pass {name} / 255, or cast to "
-                "float yourself to keep the units."
-            )
-        return CheckedArray(rows.to(self.device), checked.columns, checked.source_dtype)
+        if not self._counts:
+            check_gray_levels(checked, name)
+        return replace(checked, tensor=checked.tensor.to(self.device))
 
     @property
     def _counts(self) -> bool:

@@ -5,11 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torch.utils.data import Dataset as TorchDataset
 
-from pyro_vae.batches import Batches, LoaderBatches, TensorBatches, stacked
-from pyro_vae.datasets import CheckedArray, Dataset, as_tensor
+from pyro_vae.batches import Batches, LoaderBatches, TensorBatches, first, stacked
+from pyro_vae.datasets import CheckedArray, checked_rows
 
 __all__ = ["DataSource", "resolve_device"]
 
@@ -22,15 +22,25 @@ class DataSource:
     Args:
         programs: Their ``prepare`` checks the data where they have one, as a VAE does.
         device: Where the batches go.
+
+    Attributes:
+        columns: Names of the features of the first table read; later ones are matched to them.
     """
 
     def __init__(self, programs: Any, device: torch.device) -> None:
         self._programs = programs
         self._device = device
         self._told = False
+        self.columns: tuple[str, ...] | None = getattr(programs, "columns", None)
 
     def batches(self, x: Any, *, batch_size: int, seed: int) -> Batches:
         """Training batches of x; the data are checked before the first one is handed out."""
+        dataset = x.dataset if isinstance(x, DataLoader) else x
+        if isinstance(dataset, IterableDataset):
+            raise TypeError(
+                "x must have a length; got an IterableDataset. Read it into an array, or wrap it "
+                "in a Dataset that knows its number of rows."
+            )
         if isinstance(x, DataLoader):
             return LoaderBatches(x, prepare=lambda rows: self.tensor(rows, name="x"))
         if isinstance(x, TorchDataset):
@@ -54,22 +64,21 @@ class DataSource:
 
     def tensor(self, x: Any, *, name: str) -> Tensor:
         """All of x as one checked tensor on the device."""
-        columns = None
-        if isinstance(x, Dataset):
-            x, columns = x.x, x.columns
-        elif isinstance(x, TorchDataset):
+        if isinstance(x, DataLoader):
+            with torch.device("cpu"):
+                return torch.cat([self.tensor(first(rows), name=name) for rows in x])
+        if isinstance(x, TorchDataset):
             x = stacked(x)
             if x is None:
                 raise ValueError(f"{name} must fit in memory; got a Dataset that is too large.")
         prepare = getattr(self._programs, "prepare", None)
         if prepare is not None:
-            checked: CheckedArray = prepare(x, name=name)
+            checked: CheckedArray = prepare(x, columns=self.columns, name=name)
         else:
-            checked = as_tensor(x, dtype=_dtype(self._programs), name=name)
+            dtype = _dtype(self._programs)
+            checked = checked_rows(x, dtype=dtype, columns=self.columns, name=name)
         self._tell(checked, name)
-        columns = columns or checked.columns
-        if columns is not None and getattr(self._programs, "columns", columns) is None:
-            self._programs.columns = columns
+        self.columns = self.columns or checked.columns
         return checked.tensor.to(self._device)
 
     def _tell(self, checked: CheckedArray, name: str) -> None:

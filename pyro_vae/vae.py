@@ -10,6 +10,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae import networks
+from pyro_vae.arguments import positive_integer
 from pyro_vae.families import DiagonalNormal, Family
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Gaussian
@@ -116,7 +117,7 @@ class VAE(ProgramModule):
 
     def reconstruct(self, x: Any) -> Tensor:
         """Mean of p(x|z) at the mean of q(z|x), ``(N, *event_shape)``, without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self):
             return self.decode(self.encode(x).mean)
 
     def sample(self, num_samples: int = 1, *, mean: bool = False) -> Tensor:
@@ -129,8 +130,8 @@ class VAE(ProgramModule):
         Raises:
             ValueError: If ``num_samples`` is not a positive integer.
         """
-        _check_count(num_samples, "num_samples")
-        with torch.no_grad():
+        num_samples = positive_integer(num_samples, "num_samples")
+        with torch.no_grad(), evaluation_mode(self):
             z = self.p_z().sample(torch.Size([num_samples]))
             p: dist.TorchDistribution = self.p_x_given_z(z)
             return p.mean if mean else p.sample()
@@ -147,9 +148,9 @@ class VAE(ProgramModule):
         Raises:
             ValueError: If ``num_samples`` is not a positive integer, or x does not fit.
         """
-        _check_count(num_samples, "num_samples")
+        num_samples = positive_integer(num_samples, "num_samples")
         x = self.prepare(x).tensor
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(self):
             return log_densities(self, x, num_samples=num_samples).log_weights
 
     def check_data(self, x: Tensor) -> None:
@@ -184,15 +185,14 @@ class VAE(ProgramModule):
                     f"shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}. "
                     "Does it lack a .to_event(), or has its network another width?"
                 )
-        support = getattr(p_x_given_z, "support", None)
-        self._is_discrete = bool(getattr(support, "is_discrete", False))
+        self._is_discrete = _is_discrete(p_x_given_z)
 
 
 def gaussian_vae(
     *,
     features: int | Sequence[int],
     latent_dim: int,
-    hidden: Sequence[int] = (400,),
+    hidden: int | Sequence[int] = (400,),
     variance: float | Tensor = 0.1,
     learn_variance: bool = True,
     family: type[Family] = DiagonalNormal,
@@ -219,14 +219,18 @@ def gaussian_vae(
         torch.Size([3, 64])
     """
     event_shape = networks.as_shape(features, "features")
-    guide_family = family(latent_dim)
+    latent_dim = positive_integer(latent_dim, "latent_dim")
     if latent_dim > math.prod(event_shape):
         raise ValueError(
             f"latent_dim must not exceed the number of features, {math.prod(event_shape)}; got "
             f"{latent_dim}. Put a VAE together from its parts if that is what you want."
         )
+    if not isinstance(family, type):
+        raise TypeError(f"family must be a class such as families.DiagonalNormal; got {family!r}.")
+    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
+    guide_family = family(latent_dim)
     encoder = networks.MLP(event_shape, hidden, guide_family.num_params)
-    decoder = networks.MLP(latent_dim, tuple(reversed(tuple(hidden))), event_shape)
+    decoder = networks.MLP(latent_dim, hidden[::-1], event_shape)
     return VAE(
         prior=StandardNormal(latent_dim),
         likelihood=Gaussian(
@@ -234,6 +238,13 @@ def gaussian_vae(
         ),
         guide=AmortizedGuide(guide_family, encoder),
     )
+
+
+def _is_discrete(distribution: dist.TorchDistribution) -> bool:
+    try:
+        return bool(getattr(distribution.support, "is_discrete", False))
+    except (AttributeError, NotImplementedError):  # a distribution need not declare its support
+        return False
 
 
 def _declared_shape(role: str, part: Any) -> torch.Size:
@@ -261,8 +272,3 @@ def _probe(role: str, part: nn.Module, *inputs: Tensor) -> dist.TorchDistributio
             "tensors: wrap it, as likelihoods.Gaussian and guides.AmortizedGuide do."
         )
     return made
-
-
-def _check_count(value: int, name: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer; got {value!r}.")

@@ -11,6 +11,7 @@ import pyro_vae
 ROOT = Path(pyro_vae.__file__).parent
 
 FLOOR = {
+    "arguments": -1,
     "datasets": 0,
     "distributions": 0,
     "files": 0,
@@ -37,6 +38,7 @@ FLOOR = {
     "sources": 2,
     "vae": 3,
     "training": 4,
+    "training_loop": 3,
     "baselines": 5,
     "diagnostics": 5,
     "commands": 7,

@@ -204,7 +204,8 @@ def test_history_draws_training_solid_and_validation_dashed():
 def test_history_panels_share_the_epoch_axis():
     elbo, *others = plots.history(a_history()).axes
     assert all(elbo.get_shared_x_axes().joined(elbo, other) for other in others)
-    assert [axes.get_xlabel() for axes in (elbo, others[-1])] == ["epoch", "epoch"]
+    assert [axes.get_xlabel() for axes in (elbo, *others)] == ["epoch", "", "epoch"]
+    assert not others[0].xaxis.get_tick_params()["labelbottom"]  # the KL's stand below
 
 
 def test_history_without_validation_or_errors_draws_one_line_a_panel():
@@ -409,6 +410,13 @@ def test_samples_stand_beside_data_on_the_scale_of_the_data():
     for axes, x in zip(figure.axes, (draws, data), strict=True):
         np.testing.assert_array_equal(shown(axes)[:2, :2], x[0])
         assert axes.images[0].get_clim() == (data.min(), data.max())
+
+
+def test_samples_say_what_they_are():
+    x, what = images(4, 3, 3), "means of $p(x|z)$"
+    figure = plots.samples(x, image_shape=(3, 3), title=what, data=x)
+    assert [axes.get_title() for axes in figure.axes] == [what, "data"]
+    assert legend_texts(plots.samples(x, title=what, data=x)) == ["data", what]
 
 
 def test_a_wild_pixel_does_not_darken_the_samples():
@@ -898,8 +906,3 @@ def test_values_that_are_not_numbers_raise():
 def test_folder_that_does_not_exist_raises(tmp_path):
     with pytest.raises(FileNotFoundError, match="path must lie in a folder that exists; got"):
         plots.save(Figure(), tmp_path / "nowhere" / "picture.png")
-
-
-def test_samples_say_what_they_are():
-    figure = plots.samples(np.zeros((4, 9)), image_shape=(3, 3), title="means of $p(x|z)$")
-    assert [axes.get_title() for axes in figure.axes] == ["means of $p(x|z)$"]

@@ -534,3 +534,115 @@ def test_schedule_multiplies_the_learning_rate_from_the_first_step_to_the_last()
     fitted(vae, torch.randn(8, 6), schedule=schedule)
     assert seen == [0.0, 0.25, 0.5, 0.75]
     assert torch.equal(parameters(vae), before)
+
+
+class Images(nn.Module):
+    """A user's decoder whose layers take exactly one batch dimension."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Unflatten(1, (2, 2, 2)),
+            nn.ConvTranspose2d(2, 1, 2, stride=2), nn.Flatten(1),
+        )  # fmt: skip
+
+    def forward(self, z):
+        return self.layers(z)
+
+
+def test_networks_that_take_one_batch_dimension_are_fitted_and_evaluated():
+    made = families.FullCovarianceNormal(2)
+    vae = pv.VAE(
+        prior=priors.StandardNormal(2),
+        likelihood=likelihoods.Gaussian(Images(), event_shape=(16,)),
+        guide=guides.AmortizedGuide(made, nn.Linear(16, made.num_params)),
+    )
+    x = torch.randn(9, 16)
+    fit = fitted(vae, x, validation=x)
+    assert np.isfinite(fit.history["validation_elbo"]).all()
+    assert vae.log_importance_weights(x, num_samples=3).shape == (3, 9)
+
+
+def test_columns_are_those_of_the_training_data():
+    frame = pd.DataFrame(torch.randn(10, 6).numpy(), columns=list("abcdef"))
+    vae = small_vae(family=DIAGONAL)
+    expected = copy.deepcopy(vae)
+    fitted(expected, frame.to_numpy(), validation=frame.to_numpy())
+    fit = fitted(vae, frame, validation=frame[list("fedcba")])
+    assert vae.columns == tuple("abcdef")
+    assert torch.equal(parameters(vae), parameters(expected))
+    data = torch.tensor(frame.to_numpy().copy()).flip(1)
+    reversed_data = datasets.Dataset("reversed", data, columns=tuple("fedcba"))
+    torch.testing.assert_close(vae.encode(reversed_data).mean, vae.encode(frame).mean)
+    assert fit.history["validation_elbo"].iloc[-1] == fit.history["elbo"].iloc[-1]
+
+
+def test_diagnostics_do_not_change_the_columns():
+    vae = small_vae(family=DIAGONAL)
+    elbo_terms(vae, pd.DataFrame(torch.randn(10, 6).numpy(), columns=list("abcdef")))
+    assert vae.columns is None
+
+
+def test_parameters_of_plain_objects_that_would_be_lost_are_refused():
+    def model(x):
+        scale = pyro.param("scale", x.new_ones(()), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("x", dist.Normal(0.0, scale), obs=x)
+
+    with pytest.raises(ValueError, match=r"pyro.param sites \['scale'\]"):
+        fitted(SimpleNamespace(model=model, guide=lambda x: None), torch.randn(8))
+
+
+def test_interrupt_in_a_callback_ends_the_fit():
+    press = [lambda fit: signal.raise_signal(signal.SIGINT)]
+    fit = fitted(small_vae(family=DIAGONAL), torch.randn(8, 6), epochs=9, callbacks=press)
+    assert fit.interrupted
+    assert len(fit.history) == 1
+
+
+def test_patience_keeps_the_best_parameters_even_if_it_is_not_used_up():
+    from pyro_vae.evaluation import evaluate
+
+    x, held_out = torch.randn(8, 6), torch.randn(50, 6)
+    vae = small_vae(family=DIAGONAL, variance=0.5, learn_variance=True)
+    options = {"epochs": 60, "patience": 59, "learning_rate": 0.1, "schedule": optim.constant}
+    fit = fitted(vae, x, validation=held_out, **options)
+    assert fit.best_epoch < 60
+    best = fit.history["validation_elbo"].max()
+    assert evaluate(vae, held_out, seed=0)["elbo"] == best
+
+
+def test_run_directory_holds_the_fit(tmp_path):
+    import tomllib
+
+    vae, x = small_vae(family=DIAGONAL), torch.randn(8, 6)
+    fit = fitted(vae, x, run_dir=tmp_path / "run", seed=4)
+    weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    assert all(torch.equal(weights[name], t) for name, t in vae.state_dict().items())
+    history = pd.read_csv(tmp_path / "run" / "history.csv")
+    pd.testing.assert_frame_equal(history, fit.history, rtol=1e-15)
+    config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
+    assert config["fit"]["seed"] == 4
+    assert config["fit"]["elbo"] == "Trace_ELBO"
+    with pytest.raises(FileExistsError, match="new or empty"):
+        fitted(vae, x, run_dir=tmp_path / "run")
+
+
+@pytest.mark.parametrize("option", ["compile", "resume"])
+def test_what_is_not_there_yet_is_refused(option):
+    with pytest.raises(NotImplementedError, match=f"{option} must be False; got True"):
+        fitted(small_vae(family=DIAGONAL), torch.randn(8, 6), **{option: True})
+
+
+def test_loader_is_read_where_the_default_device_holds_no_numbers():
+    vae, x = small_vae(family=DIAGONAL), torch.randn(8, 6)
+    loader = DataLoader(TensorDataset(x), batch_size=4)
+    with torch.device("meta"):
+        fit = fitted(vae, loader, validation=loader)
+    assert fit.history["elbo"].iloc[-1] == fit.history["validation_elbo"].iloc[-1]
+
+
+def test_raw_gray_levels_are_refused_in_a_data_set_too():
+    levels = torch.full((4, 6), 200, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=r"uint8 values in \[200, 200\]"):
+        datasets.Dataset("gray", levels)

@@ -6,7 +6,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from pyro_vae.baselines import PCA, LinearAutoencoder, autoencoder
+from pyro_vae.baselines import LINEAR_RATE, PCA, LinearAutoencoder, autoencoder
 from pyro_vae.commands.data_choice import data_settings, load
 from pyro_vae.commands.progress import shows_progress
 from pyro_vae.report import mean_and_error, with_error
@@ -15,9 +15,6 @@ from pyro_vae.training import fit
 from pyro_vae.vae import gaussian_vae
 
 __all__ = ["baselines"]
-
-LINEAR_RATE = 0.05
-"""Learning rate of the linear autoencoder, whose saddle points hold a smaller one for long."""
 
 
 def baselines(options: Namespace) -> None:

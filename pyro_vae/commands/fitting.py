@@ -43,8 +43,16 @@ def fit(options: Namespace) -> None:
         run = RunDirectory.create_numbered("runs", name)
     run.write_config(_resolved(settings, train, held_out))
 
+    # Where the validation rows choose the epoch, the report needs others.
+    learned_from, validation = train, held_out
+    if options.patience is not None:
+        learned_from, validation = train.split(held_out=0.1, seed=options.seed)
     result = fit_vae(
-        vae, train, validation=held_out, progress=shows_progress(options), **settings["fit"]
+        vae,
+        learned_from,
+        validation=validation,
+        progress=shows_progress(options),
+        **settings["fit"],
     )
     run.write_weights(vae)
     run.write_table("history.csv", result.history)
@@ -54,6 +62,7 @@ def fit(options: Namespace) -> None:
     summaries = dict(zip(("train", "held out"), map(diagnostics.elbo_summary, terms), strict=True))
     run.write_table("summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index())
     reference, gain = _probabilistic_pca(train, parts, options.latent_dim, terms[1])
+    kept = result.best_epoch if options.patience is not None else len(result.rows)
     text = fit_report(
         heading=_heading(settings["model"], train, held_out),
         summaries=summaries,
@@ -63,7 +72,7 @@ def fit(options: Namespace) -> None:
             *gain,
             *(["Ctrl-C ended the fit early."] if result.interrupted else []),
             f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
-            f"best held-out ELBO after epoch {result.best_epoch}",
+            f"highest validation ELBO after epoch {result.best_epoch}, weights of epoch {kept}",
         ],
     )
     run.write_report(text)

@@ -24,6 +24,10 @@ FAMILIES: dict[str, Callable[[int], families.Family]] = {
 def build(model: Mapping[str, Any], data: Dataset, *, seed: int) -> VAE:
     """The VAE that a configuration describes, for data of this shape."""
     k, hidden, event_shape = model["latent_dim"], list(model["hidden"]), data.event_shape
+    if k > data.num_features:
+        raise ValueError(
+            f"latent-dim must not exceed the number of features, {data.num_features}; got {k}."
+        )
     family: families.Family = FAMILIES[model["family"]](k)
     variance: float | Tensor = model["variance"]
     if model["variance_per_feature"]:

@@ -6,7 +6,9 @@
 
 from .arrays import CheckedArray as CheckedArray
 from .arrays import as_tensor as as_tensor
+from .arrays import check_gray_levels as check_gray_levels
 from .dataset import Dataset as Dataset
+from .dataset import checked_rows as checked_rows
 from .embedded import digits as digits
 from .faces import celeba as celeba
 from .files import from_file as from_file
@@ -27,6 +29,8 @@ __all__ = [
     "Scaling",
     "as_tensor",
     "celeba",
+    "check_gray_levels",
+    "checked_rows",
     "digits",
     "emnist",
     "fashion_mnist",

@@ -122,6 +122,22 @@ def as_tensor(
     return CheckedArray(cast, names, source)
 
 
+def check_gray_levels(checked: CheckedArray, name: str) -> None:
+    """Refuse raw 8-bit gray levels, which no density over real numbers is meant for.
+
+    Raises:
+        ValueError: If the data came as unsigned bytes and reach beyond 1.
+    """
+    rows = checked.tensor
+    if checked.source_dtype == "uint8" and rows.max() > 1:
+        raise ValueError(
+            f"{name} must be scaled before a density over real numbers sees it; got uint8 values "
+            f"in [{rows.min():.0f}, {rows.max():.0f}]. Pass {name} / 255 (for a file "
+            "scaling=Scaling.divide(255), on the command line --divide 255), or cast to float "
+            "yourself to keep the units."
+        )
+
+
 def _dense(x: Tensor, name: str) -> Tensor:
     """The tensor without its graph, provided that it holds its values densely."""
     if x.layout != torch.strided:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .arrays import as_tensor
+from .arrays import as_tensor, check_gray_levels
 from .dataset import Dataset
 from .scaling import Scaling
 
@@ -98,6 +98,8 @@ def from_file(
         raw, codes = _read_npy(source), None
     checked = as_tensor(raw, dtype=dtype or torch.get_default_dtype(), name=source.name)
     scaling = scaling or Scaling.identity()
+    if scaling == Scaling.identity():
+        check_gray_levels(checked, source.name)
     return Dataset(
         source.stem,
         scaling.apply(checked.tensor),

@@ -107,7 +107,8 @@ def samples(
         columns: Names of the features, for the histograms.
         data: Data to compare with, ``(N, *event_shape)``.
         max_shown: Images in a grid.
-        title: What the grid of draws shows, for example that they are means of p(x|z).
+        title: What the draws are, for example means of p(x|z): above their grid, or in the
+            legend of the histograms.
 
     Returns:
         A figure of one axes for each grid of images, else of one axes per feature.
@@ -129,24 +130,24 @@ def samples(
         )
     check_count(max_shown, "max_shown")
     if image_shape is None:
-        return _histograms(rows, others, columns)
-    grids = {title: as_images(rows[:max_shown], image_shape, name="draws")}
-    scale = scale_of(grids[title], outliers=OUTLIERS)
+        return _histograms(rows, others, columns, title)
+    grids = [(title, as_images(rows[:max_shown], image_shape, name="draws"))]
+    scale = scale_of(grids[0][1], outliers=OUTLIERS)
     if others is not None:
-        grids["data"] = as_images(others[:max_shown], image_shape, name="data")
-        scale = scale_of(grids["data"])
-    most = max(map(len, grids.values()))
+        grids.append(("data", as_images(others[:max_shown], image_shape, name="data")))
+        scale = scale_of(grids[1][1])
+    most = max(len(images) for _, images in grids)
     num_columns = math.ceil(math.sqrt(most))
     num_rows = math.ceil(most / num_columns)
-    height, width = grids[title].shape[1:3]
+    height, width = grids[0][1].shape[1:3]
     grid_height = GRID_INCHES * num_rows * height / (num_columns * width)
     figure = Figure(figsize=(GRID_INCHES * len(grids), grid_height + 0.55), layout="constrained")
     figure.set_layout_engine("constrained", wspace=0.04)
-    for index, (title, images) in enumerate(grids.items()):
+    for index, (name, images) in enumerate(grids):
         axes = figure.add_subplot(1, len(grids), index + 1)
         show_tiles(axes, tile(images, num_columns=num_columns, gap=gap_pixels(images)), scale)
-        axes.set_title(title)
-    figure.supxlabel(scale_text(grids[title], scale), **CAPTION)
+        axes.set_title(name)
+    figure.supxlabel(scale_text(grids[0][1], scale), **CAPTION)
     return figure
 
 
@@ -167,7 +168,7 @@ def _scatter(x: FloatArray, rebuilt: FloatArray, columns: Sequence[str] | None) 
 
 
 def _histograms(
-    draws: FloatArray, data: FloatArray | None, columns: Sequence[str] | None
+    draws: FloatArray, data: FloatArray | None, columns: Sequence[str] | None, title: str
 ) -> Figure:
     figure, panels = feature_panels(draws.shape[1], columns, width=2.4, height=1.9)
     for index, axes in enumerate(panels):
@@ -177,7 +178,7 @@ def _histograms(
             density, _ = np.histogram(data[:, index], edges, density=True)
             axes.stairs(density, edges, fill=True, color="0.78", label="data")
         density, _ = np.histogram(draws[:, index], edges, density=True)
-        axes.stairs(density, edges, color="C0", linewidth=1.4, label="draws")
+        axes.stairs(density, edges, color="C0", linewidth=1.4, label=title)
     figure.supxlabel("$x$")
     figure.supylabel("density")
     handles, labels = panels[0].get_legend_handles_labels()

@@ -1,0 +1,153 @@
+"""The steps of a fit: what SVI is handed, and what is watched while it runs."""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyro
+import torch
+from pyro.infer import SVI
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae.batches import Batches
+from pyro_vae.interrupt import InterruptGuard
+from pyro_vae.optim import OneTorchOptim, Schedule
+from pyro_vae.traces import Programs
+
+__all__ = ["TrainingLoop"]
+
+MAX_SKIPPED_IN_A_ROW = 10
+
+
+class TrainingLoop:
+    """The steps of a fit, and its best state.
+
+    Args:
+        vae: Model and guide.
+        svi: Pyro's SVI on them.
+        optim: The optimizer that ``svi`` has.
+        batches: The data.
+        schedule: Maps progress to a factor of the learning rate.
+        epochs: Number of epochs that make up the whole progress.
+        guard: Tells when Ctrl-C was pressed.
+    """
+
+    def __init__(
+        self,
+        vae: Programs,
+        svi: SVI,
+        optim: OneTorchOptim,
+        batches: Batches,
+        schedule: Schedule,
+        epochs: int,
+        guard: InterruptGuard,
+    ) -> None:
+        self._vae, self._svi, self._optim, self._batches = vae, svi, optim, batches
+        self._schedule, self._epochs, self._guard = schedule, epochs, guard
+        self._is_first_step = True
+        self._skipped_in_a_row = 0
+        self._best_elbo = -math.inf
+        self._best_state: list[tuple[Tensor, Tensor]] = []
+
+    def run(self, epoch: int) -> float:
+        """Take the steps of one epoch; return the mean loss in nats per datum."""
+        total, count = 0.0, 0
+        with _argument_validation(enabled=False), warnings.catch_warnings():
+            # Freezing a part by requires_grad_(False) is a choice, not a mistake.
+            warnings.filterwarnings("ignore", ".*because requires_grad=False")
+            for index, x in enumerate(self._batches.epoch(epoch)):
+                progress = (epoch + index / len(self._batches)) / self._epochs
+                loss = self._step(x, progress)
+                if math.isfinite(loss):
+                    total, count = total + loss, count + len(x)
+                if self._guard.requested:
+                    break
+        return total / count if count else math.nan
+
+    def keep_if_best(self, elbo: float) -> bool:
+        """Remember the parameters and buffers if ``elbo`` is the highest so far."""
+        if not elbo > self._best_elbo:
+            return False
+        self._best_elbo = elbo
+        tensors = {id(t): t for t in self._optim.params}
+        if isinstance(self._vae, nn.Module):
+            tensors |= {id(t): t for t in self._vae.buffers()}
+        self._best_state = [(t, t.detach().clone()) for t in tensors.values()]
+        return True
+
+    def restore_best(self) -> None:
+        """Put the remembered state back."""
+        with torch.no_grad():
+            for tensor, kept in self._best_state:
+                tensor.copy_(kept)
+
+    def _step(self, x: Tensor, progress: float) -> float:
+        self._optim.num_data = len(x)
+        self._optim.rate_factor = self._schedule(progress)
+        try:
+            if self._is_first_step:
+                with _argument_validation(enabled=True):
+                    loss = float(self._svi.step(x))
+                _check_registration(self._vae, self._optim)
+                self._is_first_step = False
+            else:
+                loss = float(self._svi.step(x))
+        except BaseException:
+            # SVI zeroes gradients in its last line only; a later fit must not inherit these.
+            for param in self._optim.params:
+                param.grad = None
+            raise
+        self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._optim.skipped_last else 0
+        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self.restore_best()
+            raise FloatingPointError(
+                f"gradient must be finite; got {MAX_SKIPPED_IN_A_ROW} steps in a row where it is "
+                f"not, at {progress:.1%} of the fit, with a loss of {loss / len(x):.4g} nats per "
+                "datum. The parameters are those of the best epoch, or, in the first, those "
+                "before these steps. Try a lower learning_rate, clip_norm=100, or a larger "
+                "variance to start from."
+            )
+        return loss
+
+
+@contextmanager
+def _argument_validation(*, enabled: bool) -> Iterator[None]:
+    """Pyro's and torch's checks of arguments on or off; afterwards each as it was."""
+    # Pyro's own context manager puts Pyro's setting back in torch's place, where they may differ.
+    torch_setting = Distribution._validate_args
+    try:
+        with pyro.validation_enabled(enabled):
+            yield
+    finally:
+        Distribution.set_default_validate_args(torch_setting)
+
+
+def _check_registration(vae: Programs, optim: OneTorchOptim) -> None:
+    """Make sure that what SVI steps is what the user holds."""
+    if not optim.params:
+        raise ValueError(
+            "vae must register its parameters with Pyro; got programs without any pyro.module. "
+            "SVI would run and train nothing: write pyro.module('name', self) in model and guide."
+        )
+    store = pyro.get_param_store()
+    names = {id(store._params[name]): name for name in store}
+    named = vae.named_parameters() if isinstance(vae, nn.Module) else ()
+    owned = {id(param): name for name, param in named if param.requires_grad}
+    lost = [name for key, name in names.items() if key not in owned and "$$$" not in name]
+    if lost:
+        raise ValueError(
+            f"vae must hold its parameters in modules; got pyro.param sites {lost}, which would "
+            "be lost with the parameter store that fit opens. Make each an nn.Parameter of a "
+            "module that pyro.module registers."
+        )
+    idle = [name for key, name in owned.items() if key not in names]
+    if idle:
+        warnings.warn(
+            f"{len(idle)} parameter(s) of vae are not trained, because no pyro.module registers "
+            f"them, or because they are not contiguous in memory: {', '.join(idle[:5])}"
+            f"{', ...' if len(idle) > 5 else ''}.",
+            UserWarning,
+            stacklevel=2,
+        )
