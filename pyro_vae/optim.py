@@ -91,18 +91,33 @@ class OneTorchOptim(PyroOptim):
         if self.skipped_last:
             self.num_skipped += 1
         else:
-            factor = 1.0 / self.num_data
-            if self.clip_norm is not None and norm > self.clip_norm:
-                factor *= self.clip_norm / norm
-            if factor != 1.0:
-                for grad in grads:
-                    grad.mul_(factor)
-            groups = zip(self._optimizer.param_groups, self._learning_rates, strict=True)
-            for group, rate in groups:
+            for group, rate in zip(
+                self._optimizer.param_groups, self._learning_rates, strict=True
+            ):
                 group["lr"] = rate * self.rate_factor
-            self._optimizer.step()
+            excess = 1.0 if self.clip_norm is None else max(1.0, norm / self.clip_norm)
+            self._step_divided(self.num_data * excess, grads)
         # None rather than zeros: the next backward pass then stores instead of adding.
         self._optimizer.zero_grad(set_to_none=True)
+
+    def _step_divided(self, divisor: float, grads: list[Tensor]) -> None:
+        """One step with the gradients divided by ``divisor``."""
+        optimizer = self._optimizer
+        if optimizer is None:
+            return
+        is_exact = divisor == int(divisor) < 2**24
+        if is_exact and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # A fused optimizer divides in the pass in which it updates, as it does for gradients
+            # that torch.amp has scaled; it takes the divisor in single precision.
+            scale = grads[0].new_full((), divisor, dtype=torch.float32)
+            optimizer.grad_scale = scale  # type: ignore[attr-defined]
+            optimizer.step()
+            del optimizer.grad_scale  # type: ignore[attr-defined]
+            return
+        if divisor != 1:
+            for grad in grads:
+                grad.div_(divisor)
+        optimizer.step()
 
     def _register(self, params: Iterable[Tensor]) -> None:
         new = [p for p in params if id(p) not in self._ids]

@@ -450,6 +450,27 @@ def test_dimensions_beyond_a_plane_are_drawn_without_it(csv_fit):
     assert sorted(p.name for p in csv_fit.path.iterdir()) == [f for f in FILES if f != "plane.png"]
 
 
+def test_patience_judges_by_a_tenth_of_the_training_rows(tmp_path, table):
+    table[["a", "b", "c"]].to_csv("table.csv", index=False)
+    words = ("--data", "table.csv", "--latent-dim", 1, "--epochs", 40, "--batch-size", 7)
+    stop = ("--patience", 1, "--learning-rate", 3, "--clip-norm", 1e6)
+    printed_text = ran("fit", *TINY, *words, *stop, "--out", "run")
+    fit = Fit(tmp_path / "run", printed_text)
+    history = pd.read_csv(fit.path / "history.csv")
+    best = int(history["validation_elbo"].idxmax()) + 1
+    assert len(history) == best + 1  # patience ran out at once
+    assert f"highest validation ELBO after epoch {best}, weights of epoch {best}" in printed_text
+    assert len(history) < 40
+    # The weights kept are the best epoch's, judged at five of the 48 training rows: by the KL,
+    # which has no noise.
+    rows, _ = split(table[["a", "b", "c"]].to_numpy(), num_held_out=12)
+    _, validation = split(rows, num_held_out=5)
+    vae = reloaded(fit, features=3, latent_dim=1)
+    q = vae.encode(validation)
+    kl = 0.5 * (q.mean.square() + q.variance - 1 - q.variance.log()).sum(-1).mean()
+    assert history["validation_kl"][best - 1] == pytest.approx(kl.item(), rel=1e-4)
+
+
 def csv_errors(csv_fit, rows):
     """Squared errors of raw rows in model units, by hand."""
     scaling = csv_fit.config["data"]["scaling"]
@@ -669,6 +690,10 @@ IMAGE_SETS = "digits, mnist, fashion_mnist, kmnist, emnist, celeba"
         (
             "fit --data table.csv --labels kind --networks conv",
             "networks must be mlp for data that are no images; got conv for table",
+        ),
+        (
+            "fit --data table.csv --labels kind --latent-dim 4",
+            "latent-dim must not exceed the number of features, 3; got 4",
         ),
         ("fit --epochs 0", "--epochs: must be a positive integer; got '0'"),
         ("fit --hidden 16 x", "--hidden: must be a positive integer; got 'x'"),

@@ -76,6 +76,16 @@ def test_ignored_interrupts_are_ignored_again_afterwards():
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
+def test_handler_that_python_did_not_install_becomes_the_default(monkeypatch):
+    # signal.signal returns None for one that a program around Python has set in C.
+    install = signal.signal
+    monkeypatch.setattr(signal, "signal", lambda *args: install(*args) and None)
+    with InterruptGuard() as guard:
+        press()
+    assert guard.requested
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+
+
 def test_guards_nest_and_only_the_inner_one_is_asked(handler):
     with InterruptGuard() as outer:
         with InterruptGuard() as inner:

@@ -42,8 +42,12 @@ class Line:
         return torch.tensor([self.net["a"].item(), self.net["b"].item()])
 
 
-def sgd(rate):
-    return lambda params: torch.optim.SGD(params, lr=rate)
+def sgd(rate, *, fused=False):
+    return lambda params: torch.optim.SGD(params, lr=rate, fused=fused)
+
+
+# A fused optimizer divides gradients itself, another one is handed divided ones.
+both_kinds = pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])
 
 
 def step(programs, optim, x, *, num_data=None, rate_factor=1.0):
@@ -55,10 +59,11 @@ def step(programs, optim, x, *, num_data=None, rate_factor=1.0):
 X = torch.tensor([0.3, -1.2, 2.0, 0.7, 1.9], dtype=torch.float64)
 
 
-def test_one_step_of_sgd_is_the_gradient_of_the_loss_per_datum():
+@both_kinds
+def test_one_step_of_sgd_is_the_gradient_of_the_loss_per_datum(fused):
     line = Line()
     before, gradient = line.values(), line.mean_gradient(X)
-    step(line, OneTorchOptim(sgd(0.1)), X)
+    step(line, OneTorchOptim(sgd(0.1, fused=fused)), X)
     torch.testing.assert_close(line.values(), before - 0.1 * gradient, rtol=1e-13, atol=1e-14)
 
 
@@ -71,12 +76,13 @@ def test_step_does_not_change_when_every_row_is_doubled():
     torch.testing.assert_close(once.values(), twice.values(), rtol=1e-14, atol=1e-15)
 
 
+@both_kinds
 @pytest.mark.parametrize("share", [0.3, 2.0], ids=["clipped", "below the limit"])
-def test_clipping_is_torchs_clip_grad_norm_of_the_gradient_per_datum(share):
+def test_clipping_is_torchs_clip_grad_norm_of_the_gradient_per_datum(share, fused):
     line = Line()
     before, gradient = line.values(), line.mean_gradient(X)
     clip_norm = share * gradient.norm().item()
-    step(line, OneTorchOptim(sgd(0.1), clip_norm=clip_norm), X)
+    step(line, OneTorchOptim(sgd(0.1, fused=fused), clip_norm=clip_norm), X)
     clipped = nn.Parameter(torch.zeros(2))
     clipped.grad = gradient.clone()
     nn.utils.clip_grad_norm_([clipped], clip_norm)
@@ -108,8 +114,9 @@ def test_gradient_that_is_not_finite_changes_nothing_and_the_next_step_works(bad
     assert torch.equal(line.values(), fresh.values())
 
 
-def test_one_gradient_that_is_not_finite_holds_back_every_parameter():
-    line, optim = Line(), OneTorchOptim(sgd(0.1))
+@both_kinds
+def test_one_gradient_that_is_not_finite_holds_back_every_parameter(fused):
+    line, optim = Line(), OneTorchOptim(sgd(0.1, fused=fused))
     step(line, optim, X)
     before = line.values()
     line.net["a"].grad, line.net["b"].grad = torch.tensor(1.0), torch.tensor(math.nan)

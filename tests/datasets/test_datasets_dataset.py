@@ -3,7 +3,13 @@ import pandas as pd
 import pytest
 import torch
 
-from pyro_vae.datasets import Dataset, Scaling, digits, linear_gaussian
+from pyro_vae.datasets import (
+    Dataset,
+    Scaling,
+    checked_rows,
+    digits,
+    linear_gaussian,
+)
 
 
 def numbered(num_data=10, *, event_shape=(4,)):
@@ -111,6 +117,21 @@ def test_dataset_of_a_table_keeps_its_columns():
     assert data.reshape(2, 1).columns is None
 
 
+def test_dataset_takes_bytes_that_are_0_and_1():
+    assert Dataset("binary", np.array([[0, 1]], dtype=np.uint8)).x.tolist() == [[0.0, 1.0]]
+
+
+def test_checked_rows_match_the_columns_of_a_data_set_by_name():
+    data = Dataset("ab", torch.tensor([[1.0, 2.0]]), columns=("a", "b"))
+    swapped = checked_rows(data, columns=("b", "a"))
+    assert swapped.tensor.tolist() == [[2.0, 1.0]]
+    assert swapped.columns == ("b", "a")
+    assert checked_rows(data).columns == ("a", "b")
+    assert checked_rows([[1.0, 2.0]]).columns is None
+    with pytest.raises(ValueError, match="rows must have the columns .* without 'c'"):
+        checked_rows(data, columns=("a", "c"), name="rows")
+
+
 def test_subset_of_simulated_data_keeps_latent_values_and_truth():
     data = linear_gaussian(20, seed=3, dtype=torch.float64)
     part = data.split(held_out=0.25)[1]
@@ -168,6 +189,11 @@ def test_subset_of_simulated_data_keeps_latent_values_and_truth():
             lambda: Dataset("d", torch.ones(2, 4), scaling=Scaling(scale=[1.0, 2.0])),
             ValueError,
             r"scaling must have the event shape of x; got \(2,\)",
+        ),
+        (
+            lambda: Dataset("d", np.array([[0, 200]], dtype=np.uint8)),
+            ValueError,
+            r"x must be scaled .* got uint8 values in \[0, 200\]",
         ),
         (lambda: Dataset("d", torch.tensor([[float("nan")]])), ValueError, "must not contain NaN"),
     ],

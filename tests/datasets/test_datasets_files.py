@@ -9,7 +9,8 @@ import torch
 
 from pyro_vae.datasets import Scaling, from_file
 
-X = np.arange(24, dtype=np.uint8).reshape(6, 4)
+X = np.arange(24).reshape(6, 4)
+GRAY = X.astype(np.uint8)
 WORDS = np.array(["v", "u", "v", "w", "u", "v"])
 
 
@@ -23,7 +24,7 @@ def float32_default():
 
 @pytest.mark.usefixtures("float32_default")
 def test_npy_is_read_scaled_and_cast(tmp_path):
-    np.save(tmp_path / "gray.npy", X)
+    np.save(tmp_path / "gray.npy", GRAY)
     with torch.device("meta"):
         data = from_file(
             tmp_path / "gray.npy",
@@ -186,6 +187,13 @@ ERRORS = {
         {},
         ValueError,
         "comma-separated table in UTF-8",
+    ),
+    "gray levels": (
+        "x.npy",
+        saved(GRAY),
+        {},
+        ValueError,
+        r"x.npy must be scaled .* got uint8 values in \[0, 23\]\. Pass x.npy / 255",
     ),
     "image shape": (
         "x.npy",

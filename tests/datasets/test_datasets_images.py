@@ -122,6 +122,13 @@ def test_celeba_split_and_limit(tmp_path, options, num_data):
     assert len(datasets.celeba(size=4, root=tmp_path, **options)) == num_data
 
 
+def without_photographs(root):
+    (root / "celeba").mkdir()
+    lines = [f"{number:06d}.jpg 0" for number in range(1, 7)]
+    (root / "celeba" / "list_eval_partition.txt").write_text("\n".join(lines))
+    return root
+
+
 def truncate(path, size):
     os.truncate(path, size)
     return path
@@ -200,6 +207,11 @@ def test_damaged_idx_files_raise(tmp_path, how, kind, message):
             FileNotFoundError,
             "celeba must be in .*celeba; got no list_eval_partition.txt, img_align_celeba there",
         ),
+        (
+            lambda root: datasets.celeba(root=without_photographs(root)),
+            FileNotFoundError,
+            "got no .*/000001.jpg, .*/000004.jpg and 2 more there",
+        ),
         (lambda root: datasets.celeba(0, root=root), ValueError, "size must be at least 1"),
         (lambda root: datasets.celeba(root=root, limit=0), ValueError, "limit must be at least 1"),
         (lambda root: datasets.celeba(root=root, split="x"), ValueError, "split must be one of"),
@@ -264,6 +276,15 @@ def test_download_into_a_root_that_cannot_be_written_raises(tmp_path):
 def test_download_leaves_complete_data_alone(tmp_path):
     write_family(tmp_path, "MNIST")
     assert len(datasets.mnist(root=tmp_path, download=True)) == 5
+
+
+def test_download_makes_the_folders_that_it_needs(tmp_path, monkeypatch):
+    from torchvision.datasets import KMNIST
+
+    monkeypatch.setattr(KMNIST, "download", lambda self: write_family(Path(self.root), "KMNIST"))
+    with torch.device("meta"):
+        data = datasets.kmnist(root=tmp_path / "new" / "data", train=False, download=True)
+    assert len(data) == 3
 
 
 @pytest.mark.parametrize("fails", [False, True])
