@@ -80,3 +80,7 @@ def test_readme_example_runs(capsys):
     block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "pv.fit" in b)
     exec(block.replace("epochs=50", "epochs=3, progress=False"), {})
     assert "expected_log_likelihood" in capsys.readouterr().out
+
+
+def test_readme_has_no_placeholder_and_no_word_in_capitals_alone():
+    assert not [line for line in README.splitlines() if line.isupper() and line.isalpha()]
