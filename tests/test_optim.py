@@ -95,6 +95,18 @@ def test_clipping_is_torchs_clip_grad_norm_of_the_gradient_per_datum(share, fuse
     assert length == pytest.approx(min(share, 1.0) * gradient.norm().item(), rel=1e-12)
 
 
+@both_kinds
+def test_clipped_and_unclipped_steps_in_turn_are_each_divided_once(fused):
+    line, optim = Line(), OneTorchOptim(sgd(0.1, fused=fused), clip_norm=3.0)
+    for x in (X, 4 * X, X, 5 * X):
+        before, gradient = line.values(), line.mean_gradient(x)
+        is_clipped = gradient.norm() > 3
+        assert is_clipped == (x.abs().max() > 2)
+        step(line, optim, x)
+        expected = before - 0.1 * gradient * (3 / gradient.norm() if is_clipped else 1)
+        torch.testing.assert_close(line.values(), expected, rtol=1e-12, atol=1e-13)
+
+
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_gradient_that_is_not_finite_changes_nothing_and_the_next_step_works(bad):
     line, optim = Line(), OneTorchOptim(adam(0.1), clip_norm=1.0)

@@ -127,6 +127,14 @@ def check_gray_levels(checked: CheckedArray, name: str) -> None:
 
     Raises:
         ValueError: If the data came as unsigned bytes and reach beyond 1.
+
+    Example:
+        >>> check_gray_levels(as_tensor(np.zeros((2, 3), dtype=np.uint8)), "x")
+        >>> check_gray_levels(as_tensor(np.full((2, 3), 99, dtype=np.uint8)), "x")
+        Traceback (most recent call last):
+        ValueError: x must be scaled before a density over real numbers sees it; got uint8 values
+        in [99, 99]. Pass x / 255 (for a file scaling=Scaling.divide(255), on the command line
+        --divide 255), or cast to float yourself to keep the units.
     """
     rows = checked.tensor
     if checked.source_dtype == "uint8" and rows.max() > 1:
