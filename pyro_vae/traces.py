@@ -16,7 +16,15 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-__all__ = ["ElboTerms", "LogDensities", "Programs", "elbo_terms", "log_densities"]
+__all__ = [
+    "ElboTerms",
+    "LogDensities",
+    "Programs",
+    "analytic_kl",
+    "elbo_terms",
+    "log_densities",
+    "site_log_probs",
+]
 
 
 class Programs(Protocol):
@@ -102,8 +110,8 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
             guide_trace = poutine.trace(programs.guide).get_trace(x)
             replayed = poutine.replay(programs.model, trace=guide_trace)
             model_trace = poutine.trace(replayed).get_trace(x)
-            log_ps.append(_site_log_probs(model_trace, len(x)))
-            log_qs.append(_site_log_probs(guide_trace, len(x)))
+            log_ps.append(site_log_probs(model_trace, len(x)))
+            log_qs.append(site_log_probs(guide_trace, len(x)))
     log_p, log_q = _stacked(log_ps), _stacked(log_qs)
     missing = [name for name in log_q if name not in log_p]
     if missing:
@@ -111,7 +119,7 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
             f"guide must sample only sites that the model has; got {missing}, and the model's "
             f"sites are {list(log_p)}."
         )
-    kl, kl_per_dim = _analytic_kl(model_trace, guide_trace, list(log_q))
+    kl, kl_per_dim = analytic_kl(model_trace, guide_trace, list(log_q))
     return LogDensities(log_p, log_q, kl, kl_per_dim)
 
 
@@ -164,7 +172,7 @@ def _stacked(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
 
 
-def _site_log_probs(trace: poutine.Trace, num_data: int) -> dict[str, Tensor]:
+def site_log_probs(trace: poutine.Trace, num_data: int) -> dict[str, Tensor]:
     log_probs = {}
     for name, site in trace.nodes.items():
         if site["type"] != "sample" or poutine.util.site_is_subsample(site):
@@ -190,7 +198,7 @@ def _site_log_probs(trace: poutine.Trace, num_data: int) -> dict[str, Tensor]:
     return log_probs
 
 
-def _analytic_kl(
+def analytic_kl(
     model_trace: poutine.Trace, guide_trace: poutine.Trace, latent: list[str]
 ) -> tuple[Tensor | None, Tensor | None]:
     # With two latent sites p(z1 | z2) depends on a draw, and the sum of KLs is no longer the KL.

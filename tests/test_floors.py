@@ -12,13 +12,13 @@ ROOT = Path(pyro_vae.__file__).parent
 
 FLOOR = {
     "arguments": -1,
+    "bounds": -1,
     "datasets": 0,
     "distributions": 0,
     "files": 0,
     "interrupt": 0,
     "modes": 0,
     "networks": 0,
-    "objectives": 0,
     "optim": 0,
     "report": 0,
     "seeding": 0,
@@ -30,6 +30,7 @@ FLOOR = {
     "evaluation": 1,
     "families": 1,
     "likelihoods": 1,
+    "objectives": 1,
     "plots": 1,
     "program_module": 1,
     "guides": 2,

@@ -5,7 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.distributions import DistributionModule
-from pyro_vae.families import latent_shape
+from pyro_vae.arguments import positive_integer
 
 __all__ = ["StandardNormal"]
 
@@ -32,7 +32,7 @@ class StandardNormal(DistributionModule):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
-        self.event_shape = latent_shape(latent_dim)
+        self.event_shape = torch.Size([positive_integer(latent_dim, "latent_dim")])
         # Constants, so not part of the saved state; buffers, so that they follow .to(device).
         self.register_buffer("loc", torch.zeros(self.event_shape), persistent=False)
         self.register_buffer("scale", torch.ones(self.event_shape), persistent=False)

@@ -1,7 +1,4 @@
-"""The two normal distributions that a VAE spends its time in, written so that nothing is wasted.
-
-Both are ordinary Pyro distributions; what they add is how the density is computed.
-"""
+"""Normal observations whose variance all rows share, written so that nothing is wasted."""
 
 import math
 from typing import Any
@@ -9,27 +6,12 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
-from torch import Tensor, nn
-from torch.distributions import Independent, Normal, register_kl
+from torch import Tensor
 from torch.distributions.utils import _standard_normal
 
-__all__ = ["CholeskyNormal", "DistributionModule", "SharedVarianceNormal"]
+__all__ = ["SharedVarianceNormal"]
 
 LOG_2PI = math.log(2 * math.pi)
-
-
-class DistributionModule(nn.Module):
-    """A module whose call builds a distribution.
-
-    The package's own priors, likelihoods and guides derive from it, but nothing asks for it: any
-    ``nn.Module`` that declares ``event_shape`` and returns a distribution serves as well.
-
-    Attributes:
-        event_shape: Event shape of the distribution, known before any forward pass, so that parts
-            are checked against each other when a VAE is put together.
-    """
-
-    event_shape: torch.Size
 
 
 class SharedVarianceNormal(dist.TorchDistribution):
@@ -129,67 +111,3 @@ class SharedVarianceNormal(dist.TorchDistribution):
             distance = torch.linalg.vecdot(r, r) / c
             log_det = num_features * (c.log() if isinstance(c, Tensor) else math.log(c))
         return -0.5 * (distance + log_det + num_features * LOG_2PI)
-
-
-class CholeskyNormal(dist.MultivariateNormal):
-    r"""Multivariate normal :math:`\mathcal N(\mu, L L^\top)` that remembers the noise of its draw.
-
-    A draw is :math:`z = \mu + L\varepsilon`. For that very tensor the log density needs no
-    triangular solve, because :math:`L^{-1}(z - \mu) = \varepsilon` is already known:
-
-    .. math:: \log q(z) = -\tfrac12\|\varepsilon\|^2 - \sum_i \log L_{ii} - \tfrac k2 \log 2\pi
-
-    Its derivative with respect to the parameters is the total one, through :math:`z` as well as
-    through :math:`\mu` and :math:`L`; there is none with respect to :math:`z` itself. Any other
-    value, a draw changed in place, or one by ``sample()`` takes the ordinary route.
-
-    Args:
-        loc: Mean, ``(..., k)``.
-        scale_tril: Cholesky factor with positive diagonal, ``(..., k, k)``.
-
-    Example:
-        >>> q = CholeskyNormal(torch.zeros(2), scale_tril=2 * torch.eye(2))
-        >>> round(q.log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi) - log 4
-        -3.2242
-    """
-
-    _draw: tuple[Tensor, int, Tensor] | None = None
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        """Reparametrized draws, ``sample_shape + batch_shape + (k,)``."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        noise = _standard_normal(shape, dtype=self.loc.dtype, device=self.loc.device)
-        z = self.loc + (self._unbroadcasted_scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-        self._draw = (z, z._version, noise)
-        return z
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        """Log density in nats, all constants kept, shape ``batch_shape`` (broadcast)."""
-        if self._draw is None:
-            return super().log_prob(value)
-        z, version, noise = self._draw
-        # A draw without a graph, as sample() makes it, is a constant: at fixed z the density
-        # depends on the parameters, at fixed noise it does not.
-        is_path = value.requires_grad or not torch.is_grad_enabled()
-        if value is not z or value._version != version or not is_path:
-            return super().log_prob(value)
-        log_det = self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return -0.5 * (noise.square().sum(-1) + noise.shape[-1] * LOG_2PI) - log_det
-
-
-@register_kl(CholeskyNormal, Independent)
-def _kl_cholesky_normal_independent_normal(q: CholeskyNormal, p: Any) -> Tensor:
-    """KL from a full covariance to independent normals, which torch has no closed form for.
-
-    Without it Pyro's ``TraceMeanField_ELBO`` would fall back to Monte Carlo without a word on the
-    way from a diagonal to a full-covariance guide.
-    """
-    if not isinstance(p.base_dist, Normal) or p.reinterpreted_batch_ndims != 1:
-        raise NotImplementedError
-    tril = q._unbroadcasted_scale_tril
-    variance = p.base_dist.scale.square()
-    trace = (tril.square().sum(-1) / variance).sum(-1)
-    distance = ((q.loc - p.base_dist.loc).square() / variance).sum(-1)
-    log_det_q = 2 * tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    log_det_p = variance.log().sum(-1)
-    return 0.5 * (trace + distance - q.event_shape[0] + log_det_p - log_det_q)

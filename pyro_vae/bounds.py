@@ -1,0 +1,56 @@
+"""Unconstrained numbers to bounded ones, smoothly, so that a gradient is left everywhere."""
+
+import math
+
+from torch import Tensor
+from torch.nn import functional
+
+__all__ = ["bounded", "inverse_softplus", "positive"]
+
+
+def bounded(raw: Tensor, low: float, high: float) -> Tensor:
+    r"""Numbers strictly between two bounds, and ``raw`` itself well inside them.
+
+    .. math:: \ell + \operatorname{softplus}(r - \ell) - \operatorname{softplus}(r - u)
+
+    Args:
+        raw: Any real numbers.
+        low: Lower bound :math:`\ell`.
+        high: Upper bound :math:`u > \ell`.
+
+    Example:
+        >>> import torch
+        >>> bounded(torch.tensor([-1e6, 0.0, 1e6]), -15.0, 15.0)
+        tensor([-15.,   0.,  15.])
+    """
+    return low + functional.softplus(raw - low) - functional.softplus(raw - high)
+
+
+def positive(raw: Tensor, floor: float, ceiling: float) -> Tensor:
+    r"""Positive numbers with a floor and a ceiling: softplus between them.
+
+    .. math:: \epsilon + \operatorname{softplus}(r) - \operatorname{softplus}(r - M)
+
+    with :math:`M = \text{ceiling} - \epsilon`; far below the ceiling the last term vanishes.
+
+    Args:
+        raw: Any real numbers.
+        floor: :math:`\epsilon > 0`, what very negative numbers become.
+        ceiling: What very large numbers become.
+
+    Example:
+        >>> import torch
+        >>> positive(torch.tensor([-1e3, 0.0, 1e6]), 1e-4, 1e3)
+        tensor([1.0000e-04, 6.9325e-01, 1.0000e+03])
+    """
+    return floor + functional.softplus(raw) - functional.softplus(raw - (ceiling - floor))
+
+
+def inverse_softplus(value: float) -> float:
+    r"""The number whose softplus is ``value``, :math:`\log(e^v - 1)`.
+
+    Example:
+        >>> round(inverse_softplus(math.log(2.0)), 12)
+        0.0
+    """
+    return value + math.log(-math.expm1(-value))

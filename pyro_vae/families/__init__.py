@@ -1,0 +1,14 @@
+"""Families of q(z): unconstrained parameters to a distribution.
+
+A family says what is built, not where its parameters come from: ``guides.AmortizedGuide`` takes
+them from an encoder, ``guides.PerDatumGuide`` holds them for each datum. The families share one
+signature, so that swapping the diagonal for the full covariance is one argument.
+"""
+
+from .family import Family as Family
+from .normal import DiagonalNormal as DiagonalNormal
+from .normal import FullCovarianceNormal as FullCovarianceNormal
+from .normal import IsotropicNormal as IsotropicNormal
+from .normal import LowRankNormal as LowRankNormal
+
+__all__ = ["DiagonalNormal", "Family", "FullCovarianceNormal", "IsotropicNormal", "LowRankNormal"]

@@ -1,0 +1,221 @@
+"""Normal families, by what their covariance may be: isotropic, diagonal, low rank, full."""
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+
+from pyro_vae.arguments import positive_integer
+from pyro_vae.distributions import CholeskyNormal, FactorNormal
+
+from .family import Family
+
+__all__ = ["DiagonalNormal", "FullCovarianceNormal", "IsotropicNormal", "LowRankNormal"]
+
+
+class IsotropicNormal(Family):
+    r"""Normal with one variance for all directions, :math:`\mathcal N(\mu, \sigma^2 I)`.
+
+    The first k parameters are :math:`\mu`, the last is :math:`\rho` of
+    :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)` (see :class:`Family`).
+
+    Args:
+        latent_dim: Dimension k of z.
+        min_scale: Floor of :math:`\sigma`, positive.
+        max_scale: Ceiling of :math:`\sigma`.
+
+    Raises:
+        ValueError: If ``latent_dim`` is not a positive integer, or the bounds are none.
+
+    Example:
+        >>> family = IsotropicNormal(3)
+        >>> family.num_params
+        4
+        >>> family(torch.zeros(5, 4)).variance[0].unique().numel()
+        1
+    """
+
+    def __init__(
+        self, latent_dim: int, *, min_scale: float = 1e-4, max_scale: float = 1e3
+    ) -> None:
+        super().__init__(latent_dim, min_scale=min_scale, max_scale=max_scale)
+        self.num_params = self.event_shape[0] + 1
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        """Distribution with batch shape ``params.shape[:-1]``."""
+        self._check_params(params)
+        loc, raw_scale = params[..., :-1], params[..., -1:]
+        return dist.Normal(loc, self._scale(raw_scale)).to_event(1)
+
+
+class DiagonalNormal(Family):
+    r"""Normal with diagonal covariance, :math:`\mathcal N(\mu, \operatorname{diag}\sigma^2)`.
+
+    The first k parameters are :math:`\mu`, the others :math:`\rho` of
+    :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)` (see :class:`Family`).
+
+    Args:
+        latent_dim: Dimension k of z.
+        min_scale: Floor of :math:`\sigma`, positive, which keeps the density bounded.
+        max_scale: Ceiling of :math:`\sigma`.
+
+    Raises:
+        ValueError: If ``latent_dim`` is not a positive integer, or the bounds are none.
+
+    Example:
+        >>> q = DiagonalNormal(3)(torch.zeros(5, 6))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([3]))
+        >>> round(q.base_dist.scale[0, 0].item(), 3)  # log 2 + min_scale
+        0.693
+    """
+
+    def __init__(
+        self, latent_dim: int, *, min_scale: float = 1e-4, max_scale: float = 1e3
+    ) -> None:
+        super().__init__(latent_dim, min_scale=min_scale, max_scale=max_scale)
+        self.num_params = 2 * self.event_shape[0]
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        """Distribution with batch shape ``params.shape[:-1]``."""
+        self._check_params(params)
+        loc, raw_scale = params.chunk(2, dim=-1)
+        return dist.Normal(loc, self._scale(raw_scale)).to_event(1)
+
+    def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
+        """Contains the isotropic family: its one scale, repeated."""
+        if isinstance(other, IsotropicNormal) and self._has_scales_of(other):
+            k = self.event_shape[0]
+            matrix = torch.zeros(2 * k, k + 1, device="cpu")
+            matrix[:k, :k].fill_diagonal_(1)
+            matrix[k:, k] = 1
+            return matrix, torch.zeros(2 * k, device="cpu")
+        return super().embedding(other)
+
+
+class LowRankNormal(Family):
+    r"""Normal whose covariance is diagonal plus low rank,
+    :math:`\mathcal N(\mu, FF^\top + \operatorname{diag}\sigma^2)`.
+
+    Parameters: k for :math:`\mu`, k for :math:`\rho` of
+    :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)` (see :class:`Family`), and
+    :math:`kr` for F, row by row.
+
+    Args:
+        latent_dim: Dimension k of z.
+        rank: Number r of columns of F, at most k. With r = k - 1 or k every covariance is in
+            reach, up to the floor of :math:`\sigma`.
+        min_scale: Floor of :math:`\sigma`, positive.
+        max_scale: Ceiling of :math:`\sigma`; F has none.
+
+    Raises:
+        ValueError: If ``latent_dim`` or ``rank`` is not a positive integer, ``rank`` exceeds
+            ``latent_dim``, or the bounds are none.
+
+    Example:
+        >>> family = LowRankNormal(4, 2)
+        >>> family.num_params
+        16
+        >>> family(torch.zeros(5, 16)).cov_factor.shape
+        torch.Size([5, 4, 2])
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        rank: int,
+        *,
+        min_scale: float = 1e-4,
+        max_scale: float = 1e3,
+    ) -> None:
+        super().__init__(latent_dim, min_scale=min_scale, max_scale=max_scale)
+        k = self.event_shape[0]
+        self.rank = positive_integer(rank, "rank")
+        if self.rank > k:
+            raise ValueError(
+                f"rank must not exceed latent_dim = {k}; got {rank}. At {k} the covariance is "
+                "already full."
+            )
+        self.num_params = 2 * k + k * self.rank
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        """Distribution with batch shape ``params.shape[:-1]``."""
+        self._check_params(params)
+        k = self.event_shape[0]
+        loc, raw_scale, raw_factor = params.split([k, k, k * self.rank], dim=-1)
+        factor = raw_factor.unflatten(-1, (k, self.rank))
+        return FactorNormal(loc, factor, self._scale(raw_scale).square())
+
+    def extra_repr(self) -> str:
+        """Shown by ``print``."""
+        return f"{super().extra_repr()}, rank={self.rank}"
+
+
+class FullCovarianceNormal(Family):
+    r"""Normal with full covariance through its Cholesky factor, :math:`\mathcal N(\mu, LL^\top)`.
+
+    The first k parameters are :math:`\mu`; the other :math:`k(k+1)/2` fill the lower triangle. The
+    diagonal is :math:`L_{ii} = \sigma_{\min} + \operatorname{softplus}(\rho_{ii})` (see
+    :class:`Family`), so the covariance is positive definite whatever the parameters are.
+
+    Args:
+        latent_dim: Dimension k of z.
+        min_scale: Floor of the factor's diagonal, positive.
+        max_scale: Ceiling of the factor's diagonal; the entries below it have none.
+
+    Raises:
+        ValueError: If ``latent_dim`` is not a positive integer, or the bounds are none.
+
+    Example:
+        >>> family = FullCovarianceNormal(3)
+        >>> family.num_params
+        9
+        >>> q = family(torch.zeros(5, 9))
+        >>> q.batch_shape, q.event_shape
+        (torch.Size([5]), torch.Size([3]))
+    """
+
+    def __init__(
+        self, latent_dim: int, *, min_scale: float = 1e-4, max_scale: float = 1e3
+    ) -> None:
+        super().__init__(latent_dim, min_scale=min_scale, max_scale=max_scale)
+        k = self.event_shape[0]
+        self.num_params = k + k * (k + 1) // 2
+
+    def forward(self, params: Tensor) -> dist.TorchDistribution:
+        """Distribution with batch shape ``params.shape[:-1]``."""
+        self._check_params(params)
+        latent_dim = self.event_shape[0]
+        loc, raw = params[..., :latent_dim], params[..., latent_dim:]
+        raw_tril = fill_triangle(raw, latent_dim)
+        scale = self._scale(raw_tril.diagonal(dim1=-2, dim2=-1))
+        return CholeskyNormal(loc, scale_tril=raw_tril.tril(-1) + scale.diag_embed())
+
+    def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
+        """Contains the diagonal and the isotropic family: nothing below the diagonal."""
+        if isinstance(other, IsotropicNormal):
+            diagonal = DiagonalNormal(
+                self.event_shape[0], min_scale=self.min_scale, max_scale=self.max_scale
+            )
+            first, _ = diagonal.embedding(other)
+            second, shift = self.embedding(diagonal)
+            return second @ first, shift
+        if isinstance(other, DiagonalNormal) and self._has_scales_of(other):
+            k = self.event_shape[0]
+            matrix = torch.zeros(self.num_params, 2 * k, device="cpu")
+            matrix[:k, :k].fill_diagonal_(1)
+            # Where fill_triangle takes each diagonal entry from.
+            places = fill_triangle(torch.arange(self.num_params - k, device="cpu"), k).diagonal()
+            matrix[k + places, k + torch.arange(k, device="cpu")] = 1
+            return matrix, torch.zeros(self.num_params, device="cpu")
+        return super().embedding(other)
+
+
+def fill_triangle(values: Tensor, size: int) -> Tensor:
+    """``(..., size (size + 1) / 2)`` to ``(..., size, size)``; the lower triangle holds each once.
+
+    The values behind the first row's worth, followed by all of them in reverse, are ``size ** 2``
+    numbers; read row by row, no value stands twice on or below the diagonal. This takes one copy
+    and no scatter, which would dominate a training step. The upper triangle holds leftovers.
+    """
+    square = torch.cat([values[..., size:], values.flip(-1)], dim=-1)
+    return square.unflatten(-1, (size, size))
