@@ -20,8 +20,8 @@ def bounded(raw: Tensor, low: float, high: float) -> Tensor:
 
     Example:
         >>> import torch
-        >>> bounded(torch.tensor([-1e6, 0.0, 1e6]), -15.0, 15.0)
-        tensor([-15.,   0.,  15.])
+        >>> bounded(torch.tensor([-1e6, 1.0, 1e6]), -15.0, 15.0)
+        tensor([-15.0000,   1.0000,  15.0000])
     """
     return low + functional.softplus(raw - low) - functional.softplus(raw - high)
 

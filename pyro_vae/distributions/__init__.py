@@ -2,8 +2,35 @@
 
 from . import kl as _kl  # noqa: F401  # registers closed forms with torch
 from .cholesky_normal import CholeskyNormal as CholeskyNormal
+from .class_number import ClassNumber as ClassNumber
+from .continuous_bernoulli import ContinuousBernoulli as ContinuousBernoulli
+from .counts import LogMeanNegativeBinomial as LogMeanNegativeBinomial
+from .counts import LogMeanPoisson as LogMeanPoisson
+from .counts import LogMeanZeroInflatedPoisson as LogMeanZeroInflatedPoisson
+from .discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
+from .discretized_logistic import LevelGrid as LevelGrid
 from .factor_normal import FactorNormal as FactorNormal
+from .gray_bernoulli import GrayBernoulli as GrayBernoulli
+from .location import location as location
+from .mean_beta import MeanBeta as MeanBeta
 from .module import DistributionModule as DistributionModule
 from .shared_variance_normal import SharedVarianceNormal as SharedVarianceNormal
+from .student_t import FixedDfStudentT as FixedDfStudentT
 
-__all__ = ["CholeskyNormal", "DistributionModule", "FactorNormal", "SharedVarianceNormal"]
+__all__ = [
+    "CholeskyNormal",
+    "ClassNumber",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "DistributionModule",
+    "FactorNormal",
+    "FixedDfStudentT",
+    "GrayBernoulli",
+    "LevelGrid",
+    "LogMeanNegativeBinomial",
+    "LogMeanPoisson",
+    "LogMeanZeroInflatedPoisson",
+    "MeanBeta",
+    "SharedVarianceNormal",
+    "location",
+]

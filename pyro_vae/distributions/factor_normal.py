@@ -50,9 +50,7 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         one = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
         projected = whitened.mT @ noise.unsqueeze(-1)
         inner = torch.linalg.solve_triangular(tril + one, projected, upper=False)
-        return self._remember(
-            self.loc + scale * (noise + (whitened @ inner).squeeze(-1)), noise
-        )
+        return self._remember(self.loc + scale * (noise + (whitened @ inner).squeeze(-1)), noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, all constants kept, shape ``batch_shape`` (broadcast)."""

@@ -44,6 +44,13 @@ class Family(DistributionModule, abc.ABC):
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Distribution with batch shape ``params.shape[:-1]``."""
 
+    def start_params(self) -> Tensor:
+        """Where parameters start that no encoder gives, ``(num_params,)``, on the CPU.
+
+        Zeros, for a normal family mean 0 and a scale of log 2, unless the family knows better.
+        """
+        return torch.zeros(self.num_params, device="cpu")
+
     def embedding(self, other: "Family") -> tuple[Tensor, Tensor]:
         r"""How this family's parameters say what a smaller family's say.
 

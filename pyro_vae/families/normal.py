@@ -145,6 +145,13 @@ class LowRankNormal(Family):
         factor = raw_factor.unflatten(-1, (k, self.rank))
         return FactorNormal(loc, factor, self._scale(raw_scale).square())
 
+    def start_params(self) -> Tensor:
+        """Zeros but for a small F: at F = 0 its gradient vanishes, and it would stay there."""
+        k = self.event_shape[0]
+        start = super().start_params()
+        start[2 * k :].view(k, self.rank).fill_diagonal_(0.1)
+        return start
+
     def extra_repr(self) -> str:
         """Shown by ``print``."""
         return f"{super().extra_repr()}, rank={self.rank}"
