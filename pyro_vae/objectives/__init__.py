@@ -1,5 +1,21 @@
-"""What Pyro's objectives lack."""
+"""What Pyro's objectives lack: a bound that a scale leaves one, and a KL that is weighted."""
 
+from .free_bits import FreeBits as FreeBits
+from .free_bits import FreeBits_ELBO as FreeBits_ELBO
+from .importance_weighted import ImportanceWeighted_ELBO as ImportanceWeighted_ELBO
+from .kl_schedules import kl_cycle as kl_cycle
+from .kl_schedules import kl_warmup as kl_warmup
+from .kl_weight import KLWeight as KLWeight
+from .kl_weight import check_kl_weight as check_kl_weight
 from .kl_weight import kl_weighted as kl_weighted
 
-__all__ = ["kl_weighted"]
+__all__ = [
+    "FreeBits",
+    "FreeBits_ELBO",
+    "ImportanceWeighted_ELBO",
+    "KLWeight",
+    "check_kl_weight",
+    "kl_cycle",
+    "kl_warmup",
+    "kl_weighted",
+]
