@@ -17,18 +17,21 @@ if TYPE_CHECKING:
         guides,
         likelihoods,
         networks,
+        objectives,
         optim,
         plots,
         priors,
     )
     from pyro_vae.fit_result import FitResult
+    from pyro_vae.ready_made import bernoulli_vae, gaussian_vae, make_vae
     from pyro_vae.training import fit
-    from pyro_vae.vae import VAE, gaussian_vae
+    from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",
     "FitResult",
     "baselines",
+    "bernoulli_vae",
     "datasets",
     "diagnostics",
     "distributions",
@@ -37,7 +40,9 @@ __all__ = [
     "gaussian_vae",
     "guides",
     "likelihoods",
+    "make_vae",
     "networks",
+    "objectives",
     "optim",
     "plots",
     "priors",
@@ -48,8 +53,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "VAE": "pyro_vae.vae",
     "FitResult": "pyro_vae.fit_result",
+    "bernoulli_vae": "pyro_vae.ready_made",
     "fit": "pyro_vae.training",
-    "gaussian_vae": "pyro_vae.vae",
+    "gaussian_vae": "pyro_vae.ready_made",
+    "make_vae": "pyro_vae.ready_made",
 }
 
 

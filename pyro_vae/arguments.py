@@ -1,10 +1,12 @@
 """Checks of arguments that many functions share, each with the package's form of message."""
 
+import difflib
 import math
 import operator
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["finite_number", "positive_integer"]
+__all__ = ["did_you_mean", "finite_number", "positive_integer"]
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -53,3 +55,16 @@ def finite_number(value: Any, name: str, condition: str, *, above: float) -> flo
     if not (above < number < math.inf):
         raise ValueError(f"{name} must be {condition}; got {value!r}.")
     return number
+
+
+def did_you_mean(text: str, names: Iterable[str]) -> str:
+    """A sentence that offers the nearest of some names, empty where none is near.
+
+    Example:
+        >>> did_you_mean("digonal", ["diagonal", "full"])
+        " Did you mean 'diagonal'?"
+        >>> did_you_mean("x", ["diagonal", "full"])
+        ''
+    """
+    near = difflib.get_close_matches(text, list(names), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pyro_vae.seeding import generator
 
-__all__ = ["Batches", "LoaderBatches", "TensorBatches", "first", "stacked"]
+__all__ = ["Batch", "Batches", "LoaderBatches", "TensorBatches", "first", "stacked"]
 
 MAX_EVALUATED = 2000
 """Training rows on which an epoch's ELBO is evaluated. On Fashion-MNIST their standard error is
@@ -21,16 +21,28 @@ MAX_STACKED_BYTES = 2**31
 """A torch Dataset up to this size is read once into one tensor, not row by row each epoch."""
 
 
+class Batch(NamedTuple):
+    """Some of the data.
+
+    Attributes:
+        x: The data, ``(B, *event_shape)``.
+        rows: Their row numbers, ``(B,)``, or None where nobody knows them.
+    """
+
+    x: Tensor
+    rows: Tensor | None
+
+
 class Batches(Protocol):
     """What training reads: some batches an epoch."""
 
     def __len__(self) -> int:
         """Number of batches in an epoch."""
 
-    def epoch(self, index: int) -> Iterator[Tensor]:
+    def epoch(self, index: int) -> Iterator[Batch]:
         """The batches of one epoch, a function of ``index`` alone where that is possible."""
 
-    def some_rows(self) -> Tensor:
+    def some_rows(self) -> Batch:
         """At most ``MAX_EVALUATED`` rows to evaluate on, the same ones after every epoch."""
 
 
@@ -60,22 +72,23 @@ class TensorBatches:
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def epoch(self, index: int) -> Iterator[Tensor]:
+    def epoch(self, index: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         order = torch.randperm(
             len(self.x), generator=generator(self._seed, "order", index), device="cpu"
         ).to(self.x.device)
         for start, stop in self._bounds:
-            yield self.x.index_select(0, order[start:stop])
+            rows = order[start:stop]
+            yield Batch(self.x.index_select(0, rows), rows)
 
-    def some_rows(self) -> Tensor:
+    def some_rows(self) -> Batch:
         """All rows, or a random part of them where there are many."""
         if len(self.x) <= MAX_EVALUATED:
-            return self.x
+            return Batch(self.x, None)
         chosen = torch.randperm(
             len(self.x), generator=generator(self._seed, "evaluated rows"), device="cpu"
-        )[:MAX_EVALUATED]
-        return self.x.index_select(0, chosen.to(self.x.device))
+        )[:MAX_EVALUATED].to(self.x.device)
+        return Batch(self.x.index_select(0, chosen), chosen)
 
 
 class LoaderBatches:
@@ -101,7 +114,7 @@ class LoaderBatches:
     def __len__(self) -> int:
         return len(self._loader)
 
-    def epoch(self, index: int) -> Iterator[Tensor]:
+    def epoch(self, index: int) -> Iterator[Batch]:
         """The batches of one epoch."""
         # The loader draws its seed on the default device, which may be none with numbers on it.
         with torch.device("cpu"):
@@ -110,11 +123,11 @@ class LoaderBatches:
             x = self._prepare(first(batch))
             if index == 0 and sum(map(len, self._seen)) < MAX_EVALUATED:
                 self._seen.append(x)
-            yield x
+            yield Batch(x, None)
 
-    def some_rows(self) -> Tensor:
+    def some_rows(self) -> Batch:
         """The first rows that the first epoch brought."""
-        return torch.cat(self._seen)[:MAX_EVALUATED]
+        return Batch(torch.cat(self._seen)[:MAX_EVALUATED], None)
 
 
 def stacked(dataset: TorchDataset[Any]) -> Tensor | None:

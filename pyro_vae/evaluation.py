@@ -5,7 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from pyro_vae.modes import evaluation_mode
+from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
+from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import seeded
 from pyro_vae.traces import Programs, elbo_terms
 
@@ -15,7 +16,9 @@ ROWS_AT_A_TIME = 2000
 """Rows that go through the programs at once where an ELBO is evaluated."""
 
 
-def evaluate(programs: Programs, x: Tensor, *, seed: int) -> dict[str, float]:
+def evaluate(
+    programs: Programs, x: Tensor, *, seed: int, rows: Tensor | None = None
+) -> dict[str, float]:
     """Mean ELBO and its two terms over data, one draw for each datum, in nats per datum.
 
     The noise is the same at every call with the same seed, so that a difference between two calls
@@ -25,6 +28,7 @@ def evaluate(programs: Programs, x: Tensor, *, seed: int) -> dict[str, float]:
         programs: Model and guide; a module is evaluated in evaluation mode.
         x: Data, ``(N, *event_shape)``.
         seed: Seed of the draws.
+        rows: Row numbers of x where x is not all the data.
 
     Returns:
         ``elbo``, ``expected_log_likelihood``, ``kl``, and ``elbo_se``: the standard error of the
@@ -37,12 +41,19 @@ def evaluate(programs: Programs, x: Tensor, *, seed: int) -> dict[str, float]:
         >>> abs(row["expected_log_likelihood"] - row["kl"] - row["elbo"]) < 1e-5
         True
     """
-    pieces: list[Tensor] = []
-    with evaluation_mode(programs), torch.no_grad(), seeded(seed, "evaluation", device=x.device):
-        for rows in x.split(ROWS_AT_A_TIME):
-            terms = elbo_terms(programs, rows, num_samples=1)
-            pieces.append(torch.cat([terms.elbo, terms.expected_log_likelihood, terms.kl]))
-    elbo, log_likelihood, kl = torch.cat(pieces, dim=1).double()
+    parts = per_datum_parts(programs)
+    found: list[Tensor] = []
+    with (
+        evaluation_mode(programs),
+        frozen_parts_allowed(),
+        torch.no_grad(),
+        seeded(seed, "evaluation", device=x.device),
+    ):
+        for piece, index in pieces(parts, x, ROWS_AT_A_TIME, rows=rows):
+            with at_rows(parts, index):
+                terms = elbo_terms(programs, piece, num_samples=1)
+            found.append(torch.cat([terms.elbo, terms.expected_log_likelihood, terms.kl]))
+    elbo, log_likelihood, kl = torch.cat(found, dim=1).double()
     return {
         "elbo": elbo.mean().item(),
         "expected_log_likelihood": log_likelihood.mean().item(),

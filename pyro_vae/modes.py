@@ -1,11 +1,12 @@
-"""Evaluation mode of a module, for a while."""
+"""Modes in which a module runs for a while."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from torch import nn
 
-__all__ = ["evaluation_mode"]
+__all__ = ["evaluation_mode", "frozen_parts_allowed"]
 
 
 @contextmanager
@@ -30,3 +31,17 @@ def evaluation_mode(module: object) -> Iterator[None]:
     finally:
         for submodule, training in modes.items():
             submodule.training = training
+
+
+@contextmanager
+def frozen_parts_allowed() -> Iterator[None]:
+    """Keep Pyro from warning of parameters with ``requires_grad=False``: a choice, no mistake.
+
+    Example:
+        >>> import pyro
+        >>> with frozen_parts_allowed():
+        ...     _ = pyro.module("net", nn.Linear(2, 1).requires_grad_(False))
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*because requires_grad=False")
+        yield

@@ -18,9 +18,10 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.evaluation import evaluate
 from pyro_vae.fit_result import FitResult
 from pyro_vae.interrupt import InterruptGuard
-from pyro_vae.objectives import kl_weighted
+from pyro_vae.objectives import FreeBits, KLWeight, check_kl_weight, kl_weighted
 from pyro_vae.optim import OneTorchOptim, Schedule, adam, cosine
 from pyro_vae.program_module import ProgramModule
+from pyro_vae.rows import per_datum_parts
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
 from pyro_vae.sources import DataSource, resolve_device
@@ -45,7 +46,8 @@ def fit(
     optimizer: Callable[[list[Tensor]], Optimizer] | None = None,
     clip_norm: float | None = None,
     elbo: ELBO | None = None,
-    kl_weight: float = 1.0,
+    kl_weight: float | Callable[[float], float] | FreeBits = 1.0,
+    train: str = "all",
     patience: int | None = None,
     seed: int = 0,
     device: torch.device | str = "auto",
@@ -79,8 +81,16 @@ def fit(
         optimizer: Makes another torch optimizer from the list of parameters; its own learning rate
             then takes the place of ``learning_rate``.
         clip_norm: Largest global norm of the gradient, in nats per datum; None for no clipping.
-        elbo: Any Pyro objective; ``Trace_ELBO()`` unless given.
-        kl_weight: Factor of the KL in training alone; what is reported is always the true bound.
+        elbo: Any Pyro objective, or one of :mod:`pyro_vae.objectives`; ``Trace_ELBO()`` unless
+            given. With discrete latent sites, ``TraceEnum_ELBO(max_plate_nesting=1)``.
+        kl_weight: Factor :math:`\beta \ge 0` of the KL in training alone; what is reported is
+            always the true bound. A number; a schedule that maps progress, 0 to 1, to a number, as
+            ``objectives.kl_warmup(0.3)`` does; or ``objectives.FreeBits(0.1)``. With a Gaussian
+            likelihood of fixed variance c a constant :math:`\beta` has the optima of the ELBO at
+            variance :math:`\beta c`, that is with :math:`C / \beta` in place of
+            :math:`C = 1/(2c)`; where c is learned, or reported, say so by c and not by
+            :math:`\beta`.
+        train: "all", or "guide" to hold the model p(x, z) fixed and train q(z|x) alone.
         patience: Stop when the validation ELBO has not risen for so many epochs; in the end the
             parameters of the best epoch are put back.
         seed: Seed of the order of the data and of all noise.
@@ -124,15 +134,22 @@ def fit(
         if validation is None:
             raise ValueError(f"patience must come with validation data; got {patience} and none.")
     seed = _integer(seed, "seed")
+    if train not in {"all", "guide"}:
+        raise ValueError(f"train must be 'all' or 'guide'; got {train!r}.")
+    if validation is not None and per_datum_parts(vae):
+        raise ValueError(
+            "validation must be None for a guide with parameters for each datum, which knows the "
+            f"training data alone; got {type(validation).__name__}."
+        )
     if elbo is not None and (not isinstance(elbo, ELBO) or isinstance(elbo, ReweightedWakeSleep)):
         raise TypeError(
             f"elbo must be an instance of pyro.infer.ELBO with one loss; got {elbo!r}."
         )
     callbacks = tuple(callbacks)
     optim = OneTorchOptim(optimizer or adam(learning_rate), clip_norm=clip_norm)
-    objective = Trace_ELBO() if elbo is None else elbo
+    objective, weight = _objective(elbo, kl_weight)
     svi = SVI(
-        kl_weighted(vae.model, kl_weight), kl_weighted(vae.guide, kl_weight), optim, loss=objective
+        kl_weighted(vae.model, weight), kl_weighted(vae.guide, weight), optim, loss=objective
     )
 
     resolved = resolve_device(vae, device)
@@ -148,7 +165,8 @@ def fit(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "clip_norm": clip_norm,
-        "kl_weight": kl_weight,
+        "kl_weight": kl_weight if isinstance(kl_weight, int | float) else repr(kl_weight),
+        "train": train,
         "patience": patience,
         "elbo": type(objective).__name__,
         "seed": seed,
@@ -156,6 +174,7 @@ def fit(
     }
     result = FitResult(vae=vae, seed=seed)
     started = time.perf_counter()
+    loop: TrainingLoop | None = None
     try:
         with (
             pyro.get_param_store().scope(),
@@ -164,14 +183,25 @@ def fit(
                 total=epochs, desc="fit", unit="epoch", mininterval=0.5, disable=not progress
             ) as bar,
         ):
-            loop = TrainingLoop(vae, svi, optim, batches, schedule, epochs, guard)
+            loop = TrainingLoop(
+                vae,
+                svi,
+                optim,
+                batches,
+                schedule,
+                epochs,
+                guard,
+                weight,
+                holds_model=train == "guide",
+            )
             for epoch in range(epochs):
                 begun = time.perf_counter()
                 row: dict[str, float] = {"epoch": epoch + 1}
                 # Noise is a function of seed and epoch, whatever callbacks and evaluations draw.
                 with seeded(seed, "noise", epoch, device=resolved):
                     loss = loop.run(epoch)
-                row |= evaluate(vae, batches.some_rows(), seed=seed)
+                some = batches.some_rows()
+                row |= evaluate(vae, some.x, seed=seed, rows=some.rows)
                 if held_out is not None:
                     scores = evaluate(vae, held_out, seed=seed)
                     row |= {f"validation_{name}": value for name, value in scores.items()}
@@ -193,6 +223,8 @@ def fit(
             if patience is not None:
                 loop.restore_best()
     finally:
+        if loop is not None:
+            loop.release()
         if isinstance(vae, nn.Module):
             vae.eval()
     if isinstance(vae, ProgramModule):
@@ -201,6 +233,23 @@ def fit(
     if run is not None:
         _write_run(run, result, settings)
     return result
+
+
+def _objective(
+    elbo: ELBO | None, kl_weight: float | Callable[[float], float] | FreeBits
+) -> tuple[ELBO, KLWeight]:
+    """The objective of SVI, and the weight of the latent sites in it."""
+    if isinstance(kl_weight, FreeBits):
+        if elbo is not None:
+            raise ValueError(
+                "kl_weight must be a number or a schedule where elbo is given, since free bits are "
+                f"an objective of their own; got {kl_weight} and {type(elbo).__name__}."
+            )
+        return kl_weight.objective(), KLWeight(1.0)
+    objective = Trace_ELBO() if elbo is None else elbo
+    weight = KLWeight(kl_weight)
+    check_kl_weight(objective, weight)
+    return objective, weight
 
 
 def _write_run(run: RunDirectory, result: FitResult, settings: dict[str, Any]) -> None:

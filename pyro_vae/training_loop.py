@@ -12,8 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
+from pyro_vae.held import HeldModel
 from pyro_vae.interrupt import InterruptGuard
+from pyro_vae.modes import frozen_parts_allowed
+from pyro_vae.objectives import KLWeight
 from pyro_vae.optim import OneTorchOptim, Schedule
+from pyro_vae.rows import at_rows, per_datum_parts
 from pyro_vae.traces import Programs
 
 __all__ = ["TrainingLoop"]
@@ -32,6 +36,8 @@ class TrainingLoop:
         schedule: Maps progress to a factor of the learning rate.
         epochs: Number of epochs that make up the whole progress.
         guard: Tells when Ctrl-C was pressed.
+        kl_weight: What is told of the progress before each step.
+        holds_model: Whether the model is held fixed and the guide alone trained.
     """
 
     def __init__(
@@ -43,9 +49,16 @@ class TrainingLoop:
         schedule: Schedule,
         epochs: int,
         guard: InterruptGuard,
+        kl_weight: KLWeight,
+        *,
+        holds_model: bool,
     ) -> None:
         self._vae, self._svi, self._optim, self._batches = vae, svi, optim, batches
         self._schedule, self._epochs, self._guard = schedule, epochs, guard
+        self._kl_weight = kl_weight
+        self._holds_model = holds_model
+        self._held: HeldModel | None = None
+        self._per_datum_parts = per_datum_parts(vae)
         self._is_first_step = True
         self._skipped_in_a_row = 0
         self._best_elbo = -math.inf
@@ -54,14 +67,13 @@ class TrainingLoop:
     def run(self, epoch: int) -> float:
         """Take the steps of one epoch; return the mean loss in nats per datum."""
         total, count = 0.0, 0
-        with _argument_validation(enabled=False), warnings.catch_warnings():
-            # Freezing a part by requires_grad_(False) is a choice, not a mistake.
-            warnings.filterwarnings("ignore", ".*because requires_grad=False")
-            for index, x in enumerate(self._batches.epoch(epoch)):
+        with _argument_validation(enabled=False), frozen_parts_allowed():
+            for index, batch in enumerate(self._batches.epoch(epoch)):
                 progress = (epoch + index / len(self._batches)) / self._epochs
-                loss = self._step(x, progress)
+                with at_rows(self._per_datum_parts, batch.rows):
+                    loss = self._step(batch.x, progress)
                 if math.isfinite(loss):
-                    total, count = total + loss, count + len(x)
+                    total, count = total + loss, count + len(batch.x)
                 if self._guard.requested:
                     break
         return total / count if count else math.nan
@@ -83,12 +95,20 @@ class TrainingLoop:
             for tensor, kept in self._best_state:
                 tensor.copy_(kept)
 
+    def release(self) -> None:
+        """Let a model that was held fixed be trained again."""
+        if self._held is not None:
+            self._held.release()
+
     def _step(self, x: Tensor, progress: float) -> float:
         self._optim.num_data = len(x)
         self._optim.rate_factor = self._schedule(progress)
+        self._kl_weight.at(progress)
         try:
             if self._is_first_step:
                 with _argument_validation(enabled=True):
+                    if self._holds_model:
+                        self._held = HeldModel(self._vae, x)
                     loss = float(self._svi.step(x))
                 _check_registration(self._vae, self._optim)
                 self._is_first_step = False

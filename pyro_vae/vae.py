@@ -1,25 +1,23 @@
 """The variational autoencoder: three distributions, two Pyro programs."""
 
-import math
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import pyro
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae import networks
 from pyro_vae.arguments import positive_integer
-from pyro_vae.families import DiagonalNormal, Family
-from pyro_vae.guides import AmortizedGuide
-from pyro_vae.likelihoods import Gaussian
+from pyro_vae.datasets import CheckedArray
+from pyro_vae.distributions import location
 from pyro_vae.modes import evaluation_mode
-from pyro_vae.priors import StandardNormal
 from pyro_vae.program_module import ProgramModule
+from pyro_vae.rows import at_rows, per_datum_parts
 from pyro_vae.traces import log_densities
 
-__all__ = ["VAE", "gaussian_vae"]
+__all__ = ["VAE"]
 
 
 class VAE(ProgramModule):
@@ -49,7 +47,8 @@ class VAE(ProgramModule):
         ValueError: If the parts do not fit together; both shapes are named.
 
     Example:
-        >>> vae = gaussian_vae(features=3, latent_dim=2, hidden=())
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
         >>> x = torch.zeros(5, 3)
         >>> vae.encode(x).batch_shape, vae.encode(x).event_shape
         (torch.Size([5]), torch.Size([2]))
@@ -63,14 +62,9 @@ class VAE(ProgramModule):
 
     def __init__(self, *, prior: nn.Module, likelihood: nn.Module, guide: nn.Module) -> None:
         super().__init__()
-        parts = {"prior": prior, "likelihood": likelihood, "guide": guide}
-        shapes = {role: _declared_shape(role, part) for role, part in parts.items()}
-        if shapes["prior"] != shapes["guide"]:
-            raise ValueError(
-                f"prior and guide must share a latent shape; got p(z) over "
-                f"{tuple(shapes['prior'])} and q(z|x) over {tuple(shapes['guide'])}."
-            )
-        self.p_z, self.p_x_given_z, self.q_z_given_x = prior, likelihood, guide
+        self.p_z = _declared("p_z", prior)
+        self.p_x_given_z = _declared("p_x_given_z", likelihood)
+        self.q_z_given_x = _declared("q_z_given_x", guide)
         self._check_parts()
 
     def model(self, x: Tensor) -> Tensor:
@@ -111,14 +105,20 @@ class VAE(ProgramModule):
         return q
 
     def decode(self, z: Tensor) -> Tensor:
-        """Mean of p(x|z), ``(..., *event_shape)``, at ``z`` of shape ``(..., *latent_shape)``."""
-        p: dist.TorchDistribution = self.p_x_given_z(z)
-        return p.mean
+        """Mean of p(x|z), ``(..., *event_shape)``, at ``z`` of shape ``(..., *latent_shape)``.
+
+        A likelihood may know a better point than the mean, as ``likelihoods.Categorical`` does:
+        the most probable class.
+        """
+        return self._center(self.p_x_given_z(z))
 
     def reconstruct(self, x: Any) -> Tensor:
-        """Mean of p(x|z) at the mean of q(z|x), ``(N, *event_shape)``, without gradient."""
+        """Mean of p(x|z) at the mean of q(z|x), ``(N, *event_shape)``, without gradient.
+
+        A flow has no mean in closed form: the image of its base's mean takes its place.
+        """
         with torch.no_grad(), evaluation_mode(self):
-            return self.decode(self.encode(x).mean)
+            return self.decode(location(self.encode(x)))
 
     def sample(self, num_samples: int = 1, *, mean: bool = False) -> Tensor:
         """Draws of x with z from the prior, ``(num_samples, *event_shape)``.
@@ -134,7 +134,7 @@ class VAE(ProgramModule):
         with torch.no_grad(), evaluation_mode(self):
             z = self.p_z().sample(torch.Size([num_samples]))
             p: dist.TorchDistribution = self.p_x_given_z(z)
-            return p.mean if mean else p.sample()
+            return self._center(p) if mean else p.sample()
 
     def log_importance_weights(self, x: Any, *, num_samples: int) -> Tensor:
         r"""Log weights :math:`\log p(x, z_s) - \log q(z_s \mid x)`, shape ``(S, N)``, in nats.
@@ -153,6 +153,72 @@ class VAE(ProgramModule):
         with torch.no_grad(), evaluation_mode(self):
             return log_densities(self, x, num_samples=num_samples).log_weights
 
+    def with_guide(self, guide: nn.Module) -> Self:
+        """A VAE with the same p(z) and p(x|z), the very modules, and another guide.
+
+        What one learns of p the other has too. :func:`pyro_vae.fit` with ``train="guide"`` holds p
+        fixed, so that two guides are compared on the same model:
+
+            full = families.FullCovarianceNormal(k)
+            other = vae.with_guide(vae.q_z_given_x.with_family(full))  # starts where vae's is
+            pv.fit(other, x, train="guide")
+
+        Args:
+            guide: Module that maps x to q(z|x).
+
+        Raises:
+            TypeError: If it is not a module, or declares no ``event_shape``.
+            ValueError: If it does not fit the other parts.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> from pyro_vae import families, guides
+            >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+            >>> family = families.FullCovarianceNormal(2)
+            >>> other = vae.with_guide(guides.AmortizedGuide(family, nn.Linear(3, 5)))
+            >>> other.p_x_given_z is vae.p_x_given_z
+            True
+        """
+        return self._with_part("q_z_given_x", guide)
+
+    def with_prior(self, prior: nn.Module) -> Self:
+        """A VAE with the same p(x|z) and q(z|x), the very modules, and another prior.
+
+        ``priors.VampPrior`` needs a guide before it can be made, which the first VAE brings:
+
+            vae = vae.with_prior(priors.VampPrior.from_data(vae.q_z_given_x, x))
+
+        Args:
+            prior: Module that maps () to p(z).
+
+        Raises:
+            TypeError: If it is not a module, or declares no ``event_shape``.
+            ValueError: If it does not fit the other parts.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+            >>> other = vae.with_prior(pv.priors.Laplace(2))
+            >>> other.q_z_given_x is vae.q_z_given_x
+            True
+        """
+        return self._with_part("p_z", prior)
+
+    def prepare(
+        self, x: Any, *, columns: Sequence[str] | None = None, name: str = "x"
+    ) -> CheckedArray:
+        """Checked data as a tensor, as :meth:`ProgramModule.prepare` has it, in p(x|z)'s support.
+
+        Raises:
+            ValueError: Also if values lie outside the support that the likelihood declares.
+            TypeError: If x is not numeric.
+        """
+        checked = super().prepare(x, columns=columns, name=name)
+        check = getattr(self.p_x_given_z, "check_support", None)
+        if check is not None:
+            check(checked.tensor, columns=checked.columns or self.columns, name=name)
+        return checked
+
     def check_data(self, x: Tensor) -> None:
         """Let the likelihood warn of, or refuse, data that it cannot describe."""
         check = getattr(self.p_x_given_z, "check_data", None)
@@ -163,12 +229,36 @@ class VAE(ProgramModule):
     def _counts(self) -> bool:
         return self._is_discrete
 
+    def _center(self, p: dist.TorchDistribution) -> Tensor:
+        center = getattr(self.p_x_given_z, "center", None)
+        return p.mean if center is None else center(p)
+
+    def _with_part(self, name: str, part: nn.Module) -> Self:
+        new = copy.copy(self)
+        # A copy shares the tables in which a module keeps its parts.
+        for table in ("_modules", "_parameters", "_buffers"):
+            setattr(new, table, dict(getattr(self, table)))
+        setattr(new, name, _declared(name, part))
+        new._check_parts()
+        return new
+
     def _check_parts(self) -> None:
         """Run the parts once on two rows of zeros, so that a misfit shows here and not in SVI."""
+        guide_shape = torch.Size(self.q_z_given_x.event_shape)  # type: ignore[arg-type]
+        if self.latent_shape != guide_shape:
+            raise ValueError(
+                f"prior and guide must share a latent shape; got p(z) over "
+                f"{tuple(self.latent_shape)} and q(z|x) over {tuple(guide_shape)}."
+            )
         reference = self._reference()
         z = reference.new_zeros(2, *self.latent_shape)
         x = reference.new_zeros(2, *self.event_shape)
-        with torch.no_grad(), evaluation_mode(self):  # BatchNorm must not learn from the zeros
+        some_rows = torch.zeros(2, dtype=torch.int64, device=reference.device)
+        with (
+            torch.no_grad(),
+            evaluation_mode(self),  # BatchNorm must not learn from the zeros
+            at_rows(per_datum_parts(self), some_rows),
+        ):
             p_z = _probe("prior", self.p_z)
             p_x_given_z = _probe("likelihood", self.p_x_given_z, z)
             q_z_given_x = _probe("guide", self.q_z_given_x, x)
@@ -188,58 +278,6 @@ class VAE(ProgramModule):
         self._is_discrete = _is_discrete(p_x_given_z)
 
 
-def gaussian_vae(
-    *,
-    features: int | Sequence[int],
-    latent_dim: int,
-    hidden: int | Sequence[int] = (400,),
-    variance: float | Tensor = 0.1,
-    learn_variance: bool = True,
-    family: type[Family] = DiagonalNormal,
-) -> VAE:
-    r"""A ready-made VAE: standard normal prior, Gaussian likelihood, MLPs f and (g, h).
-
-    Args:
-        features: Number n of features, or the shape of one x.
-        latent_dim: Dimension k of z.
-        hidden: Widths of the encoder's hidden layers; the decoder has them in reverse. With ``()``
-            both are affine, which makes probabilistic PCA's model.
-        variance: Observation variance c, in squared units of x; an array for one per feature.
-        learn_variance: Whether c is learned, starting there.
-        family: Family of q(z|x), called with ``latent_dim``.
-
-    Raises:
-        ValueError: If a size or the variance is not positive, or ``latent_dim`` exceeds the number
-            of features.
-
-    Example:
-        >>> from pyro_vae import families
-        >>> vae = gaussian_vae(features=64, latent_dim=2, family=families.FullCovarianceNormal)
-        >>> vae.sample(3).shape
-        torch.Size([3, 64])
-    """
-    event_shape = networks.as_shape(features, "features")
-    latent_dim = positive_integer(latent_dim, "latent_dim")
-    if latent_dim > math.prod(event_shape):
-        raise ValueError(
-            f"latent_dim must not exceed the number of features, {math.prod(event_shape)}; got "
-            f"{latent_dim}. Put a VAE together from its parts if that is what you want."
-        )
-    if not isinstance(family, type):
-        raise TypeError(f"family must be a class such as families.DiagonalNormal; got {family!r}.")
-    hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-    guide_family = family(latent_dim)
-    encoder = networks.MLP(event_shape, hidden, guide_family.num_params)
-    decoder = networks.MLP(latent_dim, hidden[::-1], event_shape)
-    return VAE(
-        prior=StandardNormal(latent_dim),
-        likelihood=Gaussian(
-            decoder, event_shape=event_shape, variance=variance, learn_variance=learn_variance
-        ),
-        guide=AmortizedGuide(guide_family, encoder),
-    )
-
-
 def _is_discrete(distribution: dist.TorchDistribution) -> bool:
     try:
         return bool(getattr(distribution.support, "is_discrete", False))
@@ -247,17 +285,21 @@ def _is_discrete(distribution: dist.TorchDistribution) -> bool:
         return False
 
 
-def _declared_shape(role: str, part: Any) -> torch.Size:
+ROLES = {"p_z": "prior", "p_x_given_z": "likelihood", "q_z_given_x": "guide"}
+
+
+def _declared(name: str, part: Any) -> nn.Module:
+    """A part as it is, if it is a module that declares its event shape."""
+    role = ROLES[name]
     if not isinstance(part, nn.Module):
         raise TypeError(f"{role} must be an instance of nn.Module; got {part!r}.")
-    shape = getattr(part, "event_shape", None)
-    if shape is None:
+    if getattr(part, "event_shape", None) is None:
         raise TypeError(
             f"{role} must declare event_shape, the shape of one event of its distribution; got "
             f"{type(part).__name__} without it. "
             "Set self.event_shape = torch.Size([...]) in __init__."
         )
-    return torch.Size(shape)
+    return part
 
 
 def _probe(role: str, part: nn.Module, *inputs: Tensor) -> dist.TorchDistribution:

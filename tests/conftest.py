@@ -11,6 +11,10 @@ FALSE_ALARM_RATE = 2e-5
 MAX_Z = 4.27  # two-sided, in standard errors
 
 
+# Tests are small: a second thread costs more than it brings, and much more on a busy machine.
+torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _clean_world() -> Iterator[None]:
     dtype = torch.get_default_dtype()

@@ -1,10 +1,12 @@
 """Programs and parts that several test files share."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import distributions, guides, likelihoods, networks, priors
+from pyro_vae import distributions, families, guides, likelihoods, networks, priors
 from pyro_vae.datasets import LinearGaussian
 
 
@@ -43,7 +45,13 @@ def linear_vae(truth: LinearGaussian, *, guide: nn.Module | None = None) -> pv.V
     )
 
 
-def small_vae(*, family: type, features: int = 6, latent_dim: int = 3, **likelihood) -> pv.VAE:
+def small_vae(
+    *,
+    family: Callable[[int], families.Family],
+    features: int = 6,
+    latent_dim: int = 3,
+    **likelihood,
+) -> pv.VAE:
     """A nonlinear VAE with random weights."""
     made = family(latent_dim)
     return pv.VAE(

@@ -17,13 +17,13 @@ def rows(num):
 
 def order(made, epoch):
     """Row numbers in the order in which an epoch brings them."""
-    x = torch.cat(list(made.epoch(epoch)))
+    x = torch.cat([batch.x for batch in made.epoch(epoch)])
     assert torch.equal(x[:, 1], -x[:, 0])  # rows stay whole
     return x[:, 0].int().tolist()
 
 
 def sizes(made):
-    return [len(batch) for batch in made.epoch(0)]
+    return [len(batch.x) for batch in made.epoch(0)]
 
 
 def test_tensor_batches_bring_every_row_exactly_once_an_epoch():
@@ -93,7 +93,7 @@ def test_tensor_batches_have_the_sizes_asked_for(num, batch_size, merge_single, 
 
 def test_tensor_batches_never_share_memory_with_the_data():
     x = rows(4)
-    for batch in TensorBatches(x, batch_size=4, seed=0).epoch(0):
+    for batch, _ in TensorBatches(x, batch_size=4, seed=0).epoch(0):
         batch.zero_()
     assert torch.equal(x, rows(4))
 
@@ -101,19 +101,19 @@ def test_tensor_batches_never_share_memory_with_the_data():
 def test_tensor_batches_evaluate_on_all_rows_up_to_the_limit(monkeypatch):
     monkeypatch.setattr(batches, "MAX_EVALUATED", 20)
     x = rows(20)
-    assert torch.equal(TensorBatches(x, batch_size=8, seed=0).some_rows(), x)
+    assert torch.equal(TensorBatches(x, batch_size=8, seed=0).some_rows().x, x)
 
 
 def test_tensor_batches_evaluate_on_a_fixed_random_part_of_many_rows(monkeypatch):
     monkeypatch.setattr(batches, "MAX_EVALUATED", 20)
     made = TensorBatches(rows(500), batch_size=8, seed=0)
-    some = made.some_rows()
+    some = made.some_rows().x
     order(made, 0)
-    assert torch.equal(made.some_rows(), some)
+    assert torch.equal(made.some_rows().x, some)
     numbers = some[:, 0].int().tolist()
     assert len(set(numbers)) == len(numbers) == 20
     assert not set(numbers) <= set(range(250))  # by chance: 2 ** -20 = 1e-6
-    other = TensorBatches(rows(500), batch_size=8, seed=1).some_rows()
+    other = TensorBatches(rows(500), batch_size=8, seed=1).some_rows().x
     assert not torch.equal(other, some)
 
 
@@ -128,7 +128,7 @@ def test_loader_batches_take_the_first_entry_of_what_the_loader_yields(kind):
     dataset = TensorDataset(x, y) if kind is TensorDataset else pairs[kind]
     made = LoaderBatches(DataLoader(dataset, batch_size=3), prepare=lambda batch: batch)
     assert len(made) == 3
-    assert [batch[:, 0].tolist() for batch in made.epoch(0)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [batch.x[:, 0].tolist() for batch in made.epoch(0)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_loader_batches_pass_through_prepare_whatever_the_epoch():
@@ -139,10 +139,10 @@ def test_loader_batches_pass_through_prepare_whatever_the_epoch():
         return 10 * batch
 
     made = LoaderBatches(DataLoader(rows(4), batch_size=2), prepare=prepare)
-    assert [b[:, 0].tolist() for b in made.epoch(0)] == [[0, 10], [20, 30]]
-    assert [b[:, 0].tolist() for b in made.epoch(1)] == [[0, 10], [20, 30]]
+    assert [b.x[:, 0].tolist() for b in made.epoch(0)] == [[0, 10], [20, 30]]
+    assert [b.x[:, 0].tolist() for b in made.epoch(1)] == [[0, 10], [20, 30]]
     assert [b[:, 0].tolist() for b in given] == 2 * [[0, 1], [2, 3]]
-    assert made.some_rows()[:, 0].tolist() == [0, 10, 20, 30]
+    assert made.some_rows().x[:, 0].tolist() == [0, 10, 20, 30]
 
 
 def test_loader_batches_evaluate_on_the_first_rows_of_the_first_epoch(monkeypatch):
@@ -151,7 +151,7 @@ def test_loader_batches_evaluate_on_the_first_rows_of_the_first_epoch(monkeypatc
     made = LoaderBatches(loader, prepare=lambda batch: batch)
     first = order(made, 0)
     order(made, 1)
-    assert made.some_rows()[:, 0].int().tolist() == first[:5]
+    assert made.some_rows().x[:, 0].int().tolist() == first[:5]
     assert sum(map(len, made._seen)) == 6  # no more is kept in memory than is needed
 
 

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from conftest import MAX_Z
@@ -23,7 +24,7 @@ class BestDiagonal(distributions.DistributionModule):
     def forward(self, x):
         posterior = self.truth.posterior(x)
         variance = 1 / posterior.precision_matrix.diagonal(dim1=-2, dim2=-1)
-        return distributions.dist.Normal(posterior.mean, variance.sqrt()).to_event(1)
+        return dist.Normal(posterior.mean, variance.sqrt()).to_event(1)
 
 
 def test_gap_of_the_best_diagonal_guide_is_the_closed_form():

@@ -13,11 +13,11 @@ import pyro_vae as pv
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text("utf-8")
 MODULES = [name for name in pv.__all__ if inspect.ismodule(getattr(pv, name))]
-ABSTRACT = {"DistributionModule", "Family"}
+ABSTRACT = {"DistributionModule", "Family", "FamilyGuide", "Likelihood"}
 
 
 def public_objects():
-    for name in ("VAE", "gaussian_vae", "fit", "FitResult"):
+    for name in ("VAE", "gaussian_vae", "bernoulli_vae", "make_vae", "fit", "FitResult"):
         yield name, getattr(pv, name)
     for module in MODULES:
         loaded = importlib.import_module(f"pyro_vae.{module}")

@@ -295,3 +295,63 @@ def test_types_follow_the_module(dtype):
 def test_gaussian_vae_refuses_what_makes_no_vae(options, message):
     with pytest.raises(ValueError, match=message):
         pv.gaussian_vae(**{"features": 6, "latent_dim": 2, **options})
+
+
+def test_with_guide_shares_the_model_and_trains_on_its_own():
+    vae, x = small_vae(family=FAMILIES[0]), torch.randn(5, 6)
+    family = families.FullCovarianceNormal(3)
+    other = vae.with_guide(guides.AmortizedGuide(family, nn.Linear(6, family.num_params)))
+    assert other.p_z is vae.p_z
+    assert other.p_x_given_z is vae.p_x_given_z
+    assert other.store_name != vae.store_name
+    assert isinstance(vae.q_z_given_x.family, FAMILIES[0])
+    before = [p.detach().clone() for p in vae.q_z_given_x.parameters()]
+    decoder = parameters(vae.p_x_given_z)
+    train_by_hand(other, x)
+    for p, kept in zip(vae.q_z_given_x.parameters(), before, strict=True):
+        assert torch.equal(p, kept)
+    assert not torch.equal(parameters(vae.p_x_given_z), decoder)
+    train_by_hand(vae, x)  # the first is still whole
+
+
+def test_with_part_keeps_a_subclass_and_its_other_members():
+    class Own(pv.VAE):
+        def __init__(self, *, extra, **parts):
+            super().__init__(**parts)
+            self.extra = nn.Parameter(extra)
+
+    vae = Own(extra=torch.ones(2), **parts())
+    vae.columns = ("a", "b", "c")
+    other = vae.with_guide(parts()["guide"])
+    assert type(other) is Own
+    assert other.extra is vae.extra
+    assert other.columns == vae.columns
+    other.register_parameter("more", nn.Parameter(torch.zeros(1)))
+    assert not hasattr(vae, "more")
+    assert vae.with_prior(parts()["prior"]).q_z_given_x is vae.q_z_given_x
+
+
+@pytest.mark.parametrize(
+    ("swap", "error", "message"),
+    [
+        (lambda v: v.with_guide(nn.Linear(3, 4)), TypeError, "guide must declare event_shape"),
+        (
+            lambda v: v.with_guide(Part((4,), None)),
+            ValueError,
+            r"share a latent shape; got p\(z\) over \(2,\) and q\(z\|x\) over \(4,\)",
+        ),
+        (lambda v: v.with_prior(priors.StandardNormal(3)), ValueError, "share a latent shape"),
+    ],
+)
+def test_with_part_rejects_parts_that_do_not_fit(swap, error, message):
+    with pytest.raises(error, match=message):
+        swap(pv.VAE(**parts()))
+
+
+def test_mean_of_a_flow_is_the_image_of_its_bases_mean():
+    family = families.Flow(3, num_steps=2, context_dim=4)
+    vae = small_vae(family=lambda k: family)
+    x = torch.randn(5, 6)
+    q = vae.encode(x)
+    with torch.no_grad():  # a new flow is the diagonal normal
+        torch.testing.assert_close(vae.reconstruct(x), vae.decode(q.base_dist.mean))

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.evaluation import ROWS_AT_A_TIME
-from pyro_vae.modes import evaluation_mode
+from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
+from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import seeded
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import ElboTerms, Programs
@@ -58,13 +59,20 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
     num_samples = positive_integer(num_samples, "num_samples")
     device = resolve_device(vae, "auto")
     rows = DataSource(vae, device).tensor(x, name="x")
-    pieces, is_analytic = [], True
-    with evaluation_mode(vae), torch.no_grad(), seeded(seed, "elbo terms", device=device):
-        for piece in rows.split(ROWS_AT_A_TIME):
-            terms = estimate_terms(vae, piece, num_samples=num_samples)
+    parts = per_datum_parts(vae)
+    found, is_analytic = [], True
+    with (
+        evaluation_mode(vae),
+        frozen_parts_allowed(),
+        torch.no_grad(),
+        seeded(seed, "elbo terms", device=device),
+    ):
+        for piece, index in pieces(parts, rows, ROWS_AT_A_TIME):
+            with at_rows(parts, index):
+                terms = estimate_terms(vae, piece, num_samples=num_samples)
             is_analytic = is_analytic and terms.kl_is_analytic
-            pieces.append(_reduced(terms))
-    columns = {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}
+            found.append(_reduced(terms))
+    columns = {name: torch.cat([reduced[name] for reduced in found]) for name in found[0]}
     return xr.Dataset(
         {
             name: (("obs_id", "latent")[: values.dim()], values.double().cpu().numpy())

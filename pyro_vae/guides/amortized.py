@@ -1,16 +1,16 @@
-"""Guides: a module whose call maps x to q(z|x)."""
+"""The amortized guide: one encoder for every x."""
 
-import torch
-from pyro import distributions as dist
 from torch import Tensor, nn
 
-from pyro_vae.distributions import DistributionModule
 from pyro_vae.families import Family
+from pyro_vae.networks import with_affine_output
+
+from .guide import FamilyGuide
 
 __all__ = ["AmortizedGuide"]
 
 
-class AmortizedGuide(DistributionModule):
+class AmortizedGuide(FamilyGuide):
     r"""Amortized guide :math:`q(z \mid x)`: one encoder gives every x its member of a family.
 
     Mean g(x) and covariance h(x) come out of one shared network, so a Gaussian family makes this
@@ -24,6 +24,7 @@ class AmortizedGuide(DistributionModule):
         TypeError: If ``family`` declares no ``event_shape``.
 
     Example:
+        >>> import torch
         >>> from pyro_vae.families import DiagonalNormal
         >>> family = DiagonalNormal(2)
         >>> guide = AmortizedGuide(family, nn.Linear(3, family.num_params))
@@ -32,17 +33,35 @@ class AmortizedGuide(DistributionModule):
     """
 
     def __init__(self, family: Family, encoder: nn.Module) -> None:
-        super().__init__()
-        if not hasattr(family, "event_shape"):
-            raise TypeError(
-                f"family must be an instance that declares event_shape; got {family!r}. "
-                "Write families.DiagonalNormal(latent_dim), not the class alone."
-            )
-        self.event_shape = torch.Size(family.event_shape)
-        self.family = family
+        super().__init__(family)
         self.encoder = encoder
 
-    def forward(self, x: Tensor) -> dist.TorchDistribution:
-        """Distribution q(z|x) with batch shape ``x.shape[:-len(event_shape of x)]``."""
-        q: dist.TorchDistribution = self.family(self.encoder(x))
-        return q
+    def params(self, x: Tensor) -> Tensor:
+        """What the encoder says of x, ``(..., num_params)``."""
+        params: Tensor = self.encoder(x)
+        return params
+
+    def with_family(self, family: Family) -> "AmortizedGuide":
+        """A guide in a larger family that starts as this one, with a copy of its encoder.
+
+        A new parameter that the smaller family does not have starts at a constant, and is from
+        then on a function of x like the others: of the encoder's last hidden layer where the
+        encoder ends in an ``nn.Linear``, else of the smaller family's parameters.
+
+        Args:
+            family: A family that contains this guide's, as the full covariance contains the
+                diagonal with the same ``min_scale`` and ``max_scale``.
+
+        Raises:
+            ValueError: If it does not.
+
+        Example:
+            >>> import torch
+            >>> from pyro_vae.families import DiagonalNormal, FullCovarianceNormal
+            >>> guide = AmortizedGuide(DiagonalNormal(2), nn.Linear(3, 4))
+            >>> full, x = guide.with_family(FullCovarianceNormal(2)), torch.ones(1, 3)
+            >>> torch.equal(full(x).variance.round(decimals=5), guide(x).variance.round(decimals=5))
+            True
+        """
+        matrix, shift = family.embedding(self.family)
+        return AmortizedGuide(family, with_affine_output(self.encoder, matrix, shift))
