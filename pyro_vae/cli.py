@@ -5,14 +5,18 @@ once; ``commands`` and torch come when there is something to do.
 """
 
 import argparse
-import difflib
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from pyro_vae.arguments import did_you_mean
+from pyro_vae.config_file import config_words
+from pyro_vae.kinds import FAMILIES, LIKELIHOODS, OBJECTIVES, PRIORS, Kinds, parse_kind, written
 
 __all__ = ["main"]
 
 IMAGE_SETS = ("mnist", "fashion_mnist", "kmnist", "emnist", "celeba")
-FAMILIES = ("diagonal", "full")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -21,12 +25,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: Words after the program's name; those of the process unless given.
     """
-    options = _parser().parse_args(arguments)
-    from pyro_vae import commands  # torch takes seconds to import
-
-    run = getattr(commands, options.command)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     try:
-        run(options)
+        if getattr(options, "config", None) is not None:
+            words = list(sys.argv[1:] if arguments is None else arguments)
+            known = [name.removeprefix("--") for name in _fit_options(parser)]
+            # The file's words first, so that those of the command line have the last say.
+            words[1:1] = config_words(options.config, known)
+            options = parser.parse_args(words)
+        from pyro_vae import commands  # torch takes seconds to import
+
+        run = getattr(commands, options.command)
+        with _warnings_in_one_line():
+            run(options)
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"pyro-vae {options.command}: {error}", file=sys.stderr)
         return 2
@@ -67,6 +79,9 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         help="fit a VAE, print its ELBO, leave a run directory",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    fit.add_argument(
+        "--config", help="config.toml, or a run directory: what is not said here is as there"
+    )
     _add_data(fit)
     model = fit.add_argument_group("model")
     model.add_argument("--latent-dim", type=_positive(int), default=2, help="dimension k of z")
@@ -77,19 +92,48 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--networks", type=_one_of("mlp", "conv"), default="mlp", help="mlp, or conv for images"
     )
     model.add_argument(
-        "--family", type=_one_of(*FAMILIES), default="diagonal", help=f"of q(z|x): {FAMILIES}"
+        "--prior", type=_kind(PRIORS), default="standard", help=f"p(z): {written(PRIORS)}"
     )
     model.add_argument(
-        "--variance", type=_positive(float), default=0.1, help="c of p(x|z), or its starting value"
+        "--likelihood",
+        type=_kind(LIKELIHOODS),
+        default="gaussian",
+        help=f"p(x|z): {written(LIKELIHOODS)}",
+    )
+    model.add_argument(
+        "--family", type=_kind(FAMILIES), default="diagonal", help=f"q(z|x): {written(FAMILIES)}"
+    )
+    model.add_argument(
+        "--variance",
+        type=_positive(float),
+        default=0.1,
+        help="variance c of p(x|z), where it has one, or its starting value",
     )
     kinds = model.add_mutually_exclusive_group()
     kinds.add_argument("--fixed-variance", action="store_true", help="keep c as it is")
     kinds.add_argument("--variance-per-feature", action="store_true", help="learn one c a feature")
+    kinds.add_argument("--variance-of-z", action="store_true", help="learn c as a function of z")
     model.add_argument(
         "--dtype", type=_one_of("float32", "float64"), default="float32", help="floating type"
     )
     training = fit.add_argument_group("training")
     _add_training(training, epochs=100)
+    training.add_argument(
+        "--objective",
+        type=_kind(OBJECTIVES),
+        default="trace",
+        help=f"what is maximized: {written(OBJECTIVES)}; the ELBO is reported whatever it is",
+    )
+    weights = training.add_mutually_exclusive_group()
+    weights.add_argument(
+        "--kl-weight", type=_not_negative, default=1.0, help="factor of the KL in training"
+    )
+    weights.add_argument(
+        "--kl-warmup", type=_fraction, help="share of training in which that factor rises from 0"
+    )
+    weights.add_argument(
+        "--free-bits", type=_not_negative, help="nats that the KL of a latent dimension has free"
+    )
     training.add_argument("--clip-norm", type=_positive(float), help="largest gradient norm")
     training.add_argument(
         "--patience",
@@ -129,6 +173,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--key", help="array of an .npz file that holds x")
     scaling = data.add_mutually_exclusive_group()
     scaling.add_argument("--divide", type=_positive(float), help="x = raw / this, for files")
+    scaling.add_argument("--raw", action="store_true", help="x = raw, as counts and classes are")
     scaling.add_argument(
         "--standardize", action="store_true", help="x = (raw - mean) / sd of the training rows"
     )
@@ -176,12 +221,53 @@ def _fraction(text: str) -> float:
     return value
 
 
+def _not_negative(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be 0 or a positive number; got {text!r}.")
+    return value
+
+
+def _kind(kinds: Kinds) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        try:
+            name, number = parse_kind(text, kinds)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return name if number is None else f"{name}:{number}"
+
+    return convert
+
+
 def _one_of(*names: str) -> Callable[[str], str]:
     def convert(text: str) -> str:
         if text in names:
             return text
-        near = difflib.get_close_matches(text, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(text, names)
         raise argparse.ArgumentTypeError(f"must be one of {', '.join(names)}; got {text!r}.{hint}")
 
     return convert
+
+
+def _fit_options(parser: argparse.ArgumentParser) -> list[str]:
+    """The options of ``pyro-vae fit``, each by its long name."""
+    (commands,) = (
+        action.choices["fit"]
+        for action in parser._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    return [action.option_strings[-1] for action in commands._actions if action.option_strings]
+
+
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """Print a warning without the line of code that it comes from."""
+    usual = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"pyro-vae: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = usual

@@ -236,6 +236,7 @@ def test_fit_leaves_settings_that_read_back(digits_fit):
         "data": {
             "source": "digits",
             "download": False,
+            "raw": False,
             "standardize": False,
             "held_out": 0.2,
             "num_train": 1438,
@@ -248,16 +249,21 @@ def test_fit_leaves_settings_that_read_back(digits_fit):
             "latent_dim": 2,
             "hidden": [16],
             "networks": "mlp",
+            "prior": "standard",
+            "likelihood": "gaussian",
             "family": "diagonal",
             "variance": 0.1,
             "learn_variance": True,
             "variance_per_feature": False,
+            "variance_of_z": False,
             "dtype": "float32",
         },
         "fit": {
             "epochs": 2,
             "batch_size": 128,
             "learning_rate": 0.003,
+            "objective": "trace",
+            "kl_weight": 1.0,
             "seed": 0,
             "device": "auto",
         },
@@ -333,9 +339,9 @@ def test_info_prints_report_settings_versions_and_files(digits_fit):
     assert lines[0] == str(digits_fit.path)
     assert (digits_fit.path / "report.txt").read_text(encoding="utf-8") in printed_info
     (model,) = (line for line in lines if line.startswith("model"))
-    assert "latent_dim = 2, hidden = [16], networks = mlp, family = diagonal" in model
+    assert "latent_dim = 2, hidden = [16], networks = mlp, prior = standard" in model
     (fit,) = (line for line in lines if line.startswith("fit "))
-    assert "epochs = 2, batch_size = 128, learning_rate = 0.003, seed = 0" in fit
+    assert "epochs = 2, batch_size = 128, learning_rate = 0.003, objective = trace" in fit
     assert f"torch {torch.__version__.split('+')[0]}" in printed_info
     assert lines[-1] == f"files   {', '.join(FILES)}"
 
@@ -676,7 +682,10 @@ IMAGE_SETS = "digits, mnist, fashion_mnist, kmnist, emnist, celeba"
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("fit --family ful", "--family: must be one of diagonal, full; got 'ful'.*mean 'full'?"),
+        (
+            "fit --family ful",
+            "--family: must be one of isotropic, .*full, .*; got 'ful'.*mean 'full'?",
+        ),
         ("fit --networks convolution", "--networks: must be one of mlp, conv; got 'convolution'."),
         ("fit --dtype float46", "must be one of float32, float64; got 'float46'.*'float64'?"),
         ("fit --data digit", f"data must be one of {IMAGE_SETS}, or a .*'digit'.*mean 'digits'?"),

@@ -12,7 +12,7 @@ from pyro_vae.commands.progress import shows_progress
 from pyro_vae.report import mean_and_error, with_error
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
-from pyro_vae.vae import gaussian_vae
+from pyro_vae.ready_made import gaussian_vae
 
 __all__ = ["baselines"]
 

@@ -1,6 +1,5 @@
 """Which data: words of the command line, or a configuration, to training and held-out data."""
 
-import difflib
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 
 from pyro_vae import datasets
+from pyro_vae.arguments import did_you_mean
 from pyro_vae.datasets import Dataset, Scaling
 
 __all__ = ["as_images", "data_settings", "load", "picture_settings"]
@@ -31,6 +31,7 @@ def data_settings(options: Namespace) -> dict[str, Any]:
         "labels": options.labels,
         "key": options.key,
         "divide": options.divide,
+        "raw": options.raw,
         "standardize": options.standardize,
         "held_out": options.held_out,
     }
@@ -68,6 +69,8 @@ def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
     if wanted.get("scaling") is not None:
         # Written for the shape that the networks took, read before the data are given it.
         scaling = Scaling.from_dict(wanted["scaling"]).reshape(*train.event_shape)
+    elif wanted.get("raw"):
+        scaling = Scaling.identity()
     elif wanted.get("standardize"):
         scaling = Scaling.standardize(train.raw)
     else:
@@ -97,8 +100,7 @@ def _check_source(source: str) -> None:
     if Path(source).suffix or Path(source).exists():
         return
     names = ["digits", *IMAGE_SETS]
-    near = difflib.get_close_matches(source, names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    hint = did_you_mean(source, names)
     raise ValueError(
         f"data must be one of {', '.join(names)}, or a .npy, .npz or .csv file; got "
         f"{source!r}.{hint}"

@@ -9,11 +9,13 @@ from typing import Any
 import pandas as pd
 import torch
 import xarray as xr
+from torch import Tensor
 
-from pyro_vae import baselines, diagnostics, likelihoods, plots
+from pyro_vae import baselines, diagnostics, likelihoods, plots, priors
 from pyro_vae.commands.data_choice import as_images, data_settings, load
-from pyro_vae.commands.model_choice import build
+from pyro_vae.commands.model_choice import build, heading, is_density
 from pyro_vae.commands.progress import shows_progress
+from pyro_vae.commands.training_choice import training_options
 from pyro_vae.datasets import Dataset
 from pyro_vae.report import fit_report, mean_and_error, with_error
 from pyro_vae.run_directory import RunDirectory
@@ -35,12 +37,13 @@ def fit(options: Namespace) -> None:
     if options.networks == "conv":
         train, held_out = as_images(train), as_images(held_out)
     vae = build(settings["model"], train, seed=options.seed)
+    training = training_options(settings["fit"])
+    vae.prepare(train)  # data that p(x|z) cannot have are told before there is a directory
     resolve_device(vae, options.device)  # a wrong one is told before there is a directory
     if options.out is not None:
         run = RunDirectory.create(options.out)
     else:
-        name = f"{Path(options.data).stem}-k{options.latent_dim}-{options.family}"
-        run = RunDirectory.create_numbered("runs", name)
+        run = RunDirectory.create_numbered("runs", _name(options))
     run.write_config(_resolved(settings, train, held_out))
 
     # Where the validation rows choose the epoch, the report needs others.
@@ -52,7 +55,7 @@ def fit(options: Namespace) -> None:
         learned_from,
         validation=validation,
         progress=shows_progress(options),
-        **settings["fit"],
+        **training,
     )
     run.write_weights(vae)
     run.write_table("history.csv", result.history)
@@ -61,10 +64,13 @@ def fit(options: Namespace) -> None:
     terms = [diagnostics.elbo_terms(vae, part.x) for part in parts]
     summaries = dict(zip(("train", "held out"), map(diagnostics.elbo_summary, terms), strict=True))
     run.write_table("summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index())
-    reference, gain = _probabilistic_pca(train, parts, options.latent_dim, terms[1])
+    if is_density(settings["model"]):
+        reference, gain = _probabilistic_pca(train, parts, options.latent_dim, terms[1])
+    else:
+        reference, gain = {}, ["p(x|z) is no density of x: no comparison with probabilistic PCA"]
     kept = result.best_epoch if options.patience is not None else len(result.rows)
     text = fit_report(
-        heading=_heading(settings["model"], train, held_out),
+        heading=heading(settings["model"], train, held_out),
         summaries=summaries,
         reference=reference,
         closing=[
@@ -81,6 +87,14 @@ def fit(options: Namespace) -> None:
     print(f"everything is in {run.path}")
 
 
+def _name(options: Namespace) -> str:
+    """Name of a run: its data, and the parts that are not the usual ones."""
+    parts = [Path(options.data).stem, f"k{options.latent_dim}", options.family]
+    parts += [options.prior] if options.prior != "standard" else []
+    parts += [options.likelihood] if options.likelihood != "gaussian" else []
+    return "-".join(parts).replace(":", "")
+
+
 def _settings(options: Namespace) -> dict[str, Any]:
     """The command line as a configuration."""
     return {
@@ -89,16 +103,23 @@ def _settings(options: Namespace) -> dict[str, Any]:
             "latent_dim": options.latent_dim,
             "hidden": options.hidden,
             "networks": options.networks,
+            "prior": options.prior,
+            "likelihood": options.likelihood,
             "family": options.family,
             "variance": options.variance,
             "learn_variance": not options.fixed_variance,
             "variance_per_feature": options.variance_per_feature,
+            "variance_of_z": options.variance_of_z,
             "dtype": options.dtype,
         },
         "fit": {
             "epochs": options.epochs,
             "batch_size": options.batch_size,
             "learning_rate": options.learning_rate,
+            "objective": options.objective,
+            "kl_weight": options.kl_weight,
+            "kl_warmup": options.kl_warmup,
+            "free_bits": options.free_bits,
             "clip_norm": options.clip_norm,
             "patience": options.patience,
             "seed": options.seed,
@@ -152,7 +173,9 @@ def _draw(
     plots.save(plots.history(history, reference=lines), run.file("history.png"))
     some = held_out.subset(slice(0, 2000))
     with torch.no_grad(), seeded(0, "pictures"):
-        q: Any = vae.encode(some.x)
+        means, covariances = _moments(vae.encode(some.x))
+        usual = isinstance(vae.p_z, priors.StandardNormal)
+        draws = None if usual else vae.p_z().sample((2000,))
         pictures = {
             "reconstructions": plots.reconstructions(
                 some.x.flatten(1),
@@ -167,29 +190,29 @@ def _draw(
                 data=some.x.flatten(1),
                 title="means of $p(x|z)$, $z$ from the prior",
             ),
-            "latent": plots.latent(
-                q.mean, getattr(q, "covariance_matrix", q.variance), some.labels
-            ),
+            "latent": plots.latent(means, covariances, some.labels, prior=draws),
         }
         if vae.latent_shape == (2,):
             pictures["plane"] = plots.plane(
                 lambda z: vae.decode(z).flatten(1),
                 image_shape=shape,
                 columns=columns,
-                reference=q.mean,
+                reference=means,
+                prior=draws,
             )
     for name, figure in pictures.items():
         plots.save(figure, run.file(f"{name}.png"))
 
 
-def _heading(model: Mapping[str, Any], train: Dataset, held_out: Dataset) -> list[str]:
-    k, n = model["latent_dim"], train.num_features
-    covariance = "h(x)" if model["family"] == "full" else "diag h(x)"
-    return [
-        f"{train}; {len(held_out)} held out",
-        f"p(z) = N(0, I), k = {k}    p(x|z) = N(f(z), c I), n = {n}    "
-        f"q(z|x) = N(g(x), {covariance})",
-    ]
+def _moments(q: Any) -> tuple[Tensor, Tensor]:
+    """Means of q(z|x) and covariances, or variances where q is diagonal; of draws from a flow."""
+    try:
+        return q.mean, getattr(q, "covariance_matrix", q.variance)
+    except NotImplementedError:
+        draws = q.sample((200,))
+        centered = draws - draws.mean(0)
+        covariances = torch.einsum("sni,snj->nij", centered, centered) / (len(draws) - 1)
+        return draws.mean(0), covariances
 
 
 def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:
@@ -199,7 +222,7 @@ def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:
     expected log-likelihood :math:`-C \mathbb E_q|x - f(z)|^2 - (n/2) \log 2 \pi c` tells.
     """
     likelihood = vae.p_x_given_z
-    if not isinstance(likelihood, likelihoods.Gaussian):
+    if not isinstance(likelihood, likelihoods.Gaussian) or likelihood.depends_on_z:
         return []
     variance = likelihood.variance
     if variance.dim() > 0:

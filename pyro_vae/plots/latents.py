@@ -19,6 +19,15 @@ __all__ = ["latent"]
 
 NUM_BINS = 400
 PRIOR_RADII = (1, 2)
+OUTER = (0.005, 0.995)
+"""Quantiles of draws from the prior that a picture reaches: a heavy tail would fill it."""
+DRAWS_STYLE: dict[str, Any] = {
+    "color": "0.75",
+    "linestyle": "",
+    "marker": ".",
+    "markersize": 3,
+    "markeredgewidth": 0,
+}
 PRIOR_STYLE: dict[str, Any] = {"color": "0.2", "linestyle": ":", "linewidth": 1.3}
 
 
@@ -30,13 +39,14 @@ def latent(
     dims: Sequence[int] | None = None,
     label_names: Sequence[str] | Mapping[Any, str] | None = None,
     max_ellipses: int = 300,
+    prior: Any = None,
 ) -> Figure:
-    r"""The means of q(z|x) with their uncertainty, against the prior N(0, I).
+    r"""The means of q(z|x) with their uncertainty, against the prior.
 
     In two dimensions a scatter of the means. An ellipse is the contour at 1 standard deviation,
     :math:`(z - \mu)^\top \Sigma^{-1} (z - \mu) = 1`, which holds 39 % of the probability of q(z|x)
-    in these two dimensions. Dotted circles show the prior in the same way, at 1 and 2 standard
-    deviations. In one dimension the density of the aggregate posterior, the average of q(z|x) over
+    in these two dimensions. Dotted circles show the prior N(0, I) in the same way, at 1 and 2
+    standard deviations; gray points another prior. In one dimension the density of the aggregate posterior, the average of q(z|x) over
     the data, against that of the prior, and below it each mean with a bar of :math:`\pm 1`
     standard deviation.
 
@@ -50,6 +60,7 @@ def latent(
             them z_1, z_2, ..., from 1.
         label_names: Names of the categories: a mapping, or a sequence indexed by integer labels.
         max_ellipses: Ellipses or bars of so many data at most, evenly spaced in their order.
+        prior: Draws from the prior, ``(M, k)``, where it is not N(0, I); some 2000 show it well.
 
     Returns:
         A figure of one axes (and a color bar) in two dimensions, of two axes in one.
@@ -69,16 +80,17 @@ def latent(
     means = _check_means(means)
     covariances = _check_covariances(covariances, means)
     check_count(max_ellipses, "max_ellipses", least=0)
-    dims = _choose_dims(dims, means)
+    k, dims = means.shape[1], _choose_dims(dims, means)
     means, covariances = means[:, dims], covariances[:, dims][:, :, dims]
     coloring = color_by_label(labels, label_names, len(means))
     chosen = np.unique(
         np.linspace(0, len(means) - 1, min(max_ellipses, len(means))).round().astype(int)
     )
+    draws = None if prior is None else _check_draws(prior, k)[:, dims]
     names = [f"$z_{{{index + 1}}}$" for index in dims]
     if len(dims) == 1:
-        return _one_dimension(means[:, 0], covariances[:, 0, 0], coloring, chosen, names[0])
-    return _two_dimensions(means, covariances, coloring, chosen, names)
+        return _one_dimension(means[:, 0], covariances[:, 0, 0], coloring, chosen, names[0], draws)
+    return _two_dimensions(means, covariances, coloring, chosen, names, draws)
 
 
 def _two_dimensions(
@@ -87,11 +99,12 @@ def _two_dimensions(
     coloring: Coloring,
     chosen: NDArray[np.int64],
     names: Sequence[str],
+    draws: FloatArray | None,
 ) -> Figure:
     eigenvalues, eigenvectors = np.linalg.eigh(covariances[chosen])
     # Rounding can leave a semidefinite matrix with an eigenvalue of -1e-17.
     minor, major = 2 * np.sqrt(np.clip(eigenvalues, 0, None)).T
-    low, high = _view(means, covariances, chosen)
+    low, high = _view(means, covariances, chosen, draws)
     figure = _figure(coloring, tall_to_wide=float((high[1] - low[1]) / (high[0] - low[0])))
     axes = figure.add_subplot()
     fill, edge = _alphas(means, major, minor)
@@ -110,8 +123,14 @@ def _two_dimensions(
         autolim=False,
     )
     axes.scatter(means[:, 0], means[:, 1], **_points(coloring, 6000))
-    for radius in PRIOR_RADII:
-        axes.add_patch(Circle((0, 0), radius, fill=False, zorder=3, **PRIOR_STYLE))
+    if draws is None:
+        shown = Line2D([], [], label="prior N(0, I),\n1 and 2 s.d.", **PRIOR_STYLE)
+        for radius in PRIOR_RADII:
+            axes.add_patch(Circle((0, 0), radius, fill=False, zorder=3, **PRIOR_STYLE))
+    else:
+        in_legend = {**DRAWS_STYLE, "markersize": 6}
+        shown = Line2D([], [], label=f"{len(draws)} draws\nfrom the prior", **in_legend)
+        axes.plot(draws[:, 0], draws[:, 1], zorder=0, scalex=False, scaley=False, **DRAWS_STYLE)
     # One of the two ranges is widened to fill the axes, which auto=True permits.
     axes.set_xlim(low[0], high[0], auto=True)
     axes.set_ylim(low[1], high[1], auto=True)
@@ -134,7 +153,7 @@ def _two_dimensions(
                 label=f"1 s.d. of $q(z|x)${share}",
             )
         )
-    handles.append(Line2D([], [], label="prior N(0, I),\n1 and 2 s.d.", **PRIOR_STYLE))
+    handles.append(shown)
     _explain(figure, [axes], coloring, handles)
     return figure
 
@@ -145,6 +164,7 @@ def _one_dimension(
     coloring: Coloring,
     chosen: NDArray[np.int64],
     name: str,
+    draws: FloatArray | None,
 ) -> Figure:
     figure = _figure(coloring, tall_to_wide=1.0)
     grid = figure.add_gridspec(2, 1, height_ratios=(1.0, 1.3))
@@ -152,8 +172,9 @@ def _one_dimension(
     bottom = figure.add_subplot(grid[1], sharex=top)
     top.tick_params(labelbottom=False)
     scales = np.sqrt(np.clip(variances, 0, None))
-    low = min(-3.0, float((means - 2 * scales).min()))
-    high = max(3.0, float((means + 2 * scales).max()))
+    reach = (-3.0, 3.0) if draws is None else np.quantile(draws, OUTER)
+    low = min(float(reach[0]), float((means - 2 * scales).min()))
+    high = max(float(reach[1]), float((means + 2 * scales).max()))
     edges = np.linspace(low, high, NUM_BINS + 1)
     centers = (edges[1:] + edges[:-1]) / 2
 
@@ -163,8 +184,13 @@ def _one_dimension(
         top.plot(centers, share, color=handle.get_color(), linewidth=1.2)
     whole: dict[str, Any] = {"color": "0.1" if coloring.names else "C0", "linewidth": 1.8}
     top.plot(centers, _average_density(means, scales, edges), **whole)
-    prior = np.exp(-(centers**2) / 2) / np.sqrt(2 * np.pi)
-    top.plot(centers, prior, **PRIOR_STYLE)
+    if draws is None:
+        label = "prior N(0, 1)"
+        top.plot(centers, np.exp(-(centers**2) / 2) / np.sqrt(2 * np.pi), **PRIOR_STYLE)
+    else:
+        label = f"{len(draws)} draws from the prior"
+        share, edges = np.histogram(draws, bins=60, range=(low, high))
+        top.stairs(share / len(draws) / np.diff(edges), edges, **PRIOR_STYLE)
     top.set(ylabel="density", xlim=(low, high))
     top.set_ylim(bottom=0)
     top.set_title("Average of $q(z|x)$" + (", and each label's share" if coloring.names else ""))
@@ -182,18 +208,22 @@ def _one_dimension(
     bottom.set(xlabel=name, ylabel=f"data by {'label and ' if coloring.names else ''}mean")
     bottom.set_title("Means of $q(z|x)$, bars of ± 1 standard deviation")
     handles.append(Line2D([], [], label="all data", **whole))
-    handles.append(Line2D([], [], label="prior N(0, 1)", **PRIOR_STYLE))
+    handles.append(Line2D([], [], label=label, **PRIOR_STYLE))
     _explain(figure, [top, bottom], coloring, handles)
     return figure
 
 
 def _view(
-    means: FloatArray, covariances: FloatArray, chosen: NDArray[np.int64]
+    means: FloatArray,
+    covariances: FloatArray,
+    chosen: NDArray[np.int64],
+    draws: FloatArray | None,
 ) -> tuple[FloatArray, FloatArray]:
-    """Lower and upper corner of what holds the means, the ellipses and the prior's circles."""
+    """Lower and upper corner of what holds the means, the ellipses and most of the prior."""
     scales = np.sqrt(np.clip(covariances[chosen][:, [0, 1], [0, 1]], 0, None))
-    prior = np.full((1, 2), float(max(PRIOR_RADII)))
-    low = np.concatenate([means, means[chosen] - scales, -prior]).min(0)
+    circles = float(max(PRIOR_RADII)) * np.array([[-1.0, -1.0], [1.0, 1.0]])
+    prior = circles if draws is None else np.quantile(draws, OUTER, axis=0)
+    low = np.concatenate([means, means[chosen] - scales, prior]).min(0)
     high = np.concatenate([means, means[chosen] + scales, prior]).max(0)
     margin = 0.03 * (high - low).max()
     return low - margin, high + margin
@@ -292,6 +322,15 @@ def _check_covariances(values: Any, means: FloatArray) -> FloatArray:
             f"at row {row}."
         )
     return covariances
+
+
+def _check_draws(values: Any, k: int) -> FloatArray:
+    if np.ndim(to_numpy(values)) != 2 or np.shape(to_numpy(values))[1] != k:
+        raise ValueError(
+            f"prior must be draws of shape (M, {k}), as the means; got "
+            f"{np.shape(to_numpy(values))}."
+        )
+    return finite_rows(values, name="prior")
 
 
 def _choose_dims(dims: Sequence[int] | None, means: FloatArray) -> list[int]:
