@@ -23,7 +23,7 @@ FOUND = {
 
 
 def config_words(path: str | Path, options: Collection[str]) -> list[str]:
-    """The settings in a ``config.toml``, as ``pyro-vae fit`` takes them.
+    r"""The settings in a ``config.toml``, as ``pyro-vae fit`` takes them.
 
     A file that a fit left behind says what to fit again; one written by hand may hold as few keys
     as it likes in the sections ``[data]``, ``[model]`` and ``[fit]``.
@@ -42,7 +42,7 @@ def config_words(path: str | Path, options: Collection[str]) -> list[str]:
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp()) / "config.toml"
-        >>> _ = path.write_text("[model]\\nlatent_dim = 2\\nlearn_variance = false\\n")
+        >>> _ = path.write_text("[model]\nlatent_dim = 2\nlearn_variance = false\n")
         >>> config_words(path, ["latent-dim", "fixed-variance"])
         ['--latent-dim', '2', '--fixed-variance']
     """

@@ -51,8 +51,8 @@ def make_vae(
         family: Kind of family of q(z|x), called with ``latent_dim``.
         encoder: Makes another encoder than an MLP, from the shape of one x and the number of
             outputs.
-        decoder: Makes another decoder than an MLP, from ``latent_dim`` and the shape of one output:
-            that of x, its first size multiplied by the likelihood's outputs per feature.
+        decoder: Makes another decoder than an MLP, from ``latent_dim`` and the shape of one
+            output: that of x, its first size multiplied by the likelihood's outputs per feature.
 
     Raises:
         ValueError: If a size is not positive, or ``latent_dim`` exceeds the number of features.

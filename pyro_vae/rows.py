@@ -50,7 +50,7 @@ def at_rows(parts: Sequence[PerDatumPart], index: Tensor | None) -> Iterator[Non
 def pieces(
     parts: Sequence[PerDatumPart], x: Tensor, size: int, *, rows: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """x in pieces of at most ``size`` rows, each with its row numbers for :func:`at_rows`.
+    """Cut x into pieces of at most ``size`` rows, each with its row numbers for :func:`at_rows`.
 
     Args:
         parts: What :func:`per_datum_parts` found.

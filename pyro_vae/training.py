@@ -242,8 +242,8 @@ def _objective(
     if isinstance(kl_weight, FreeBits):
         if elbo is not None:
             raise ValueError(
-                "kl_weight must be a number or a schedule where elbo is given, since free bits are "
-                f"an objective of their own; got {kl_weight} and {type(elbo).__name__}."
+                "kl_weight must be a number or a schedule where elbo is given, since free bits "
+                f"are an objective of their own; got {kl_weight} and {type(elbo).__name__}."
             )
         return kl_weight.objective(), KLWeight(1.0)
     objective = Trace_ELBO() if elbo is None else elbo

@@ -1,6 +1,5 @@
 """The command line, from words to figures and files; each figure against one made by hand."""
 
-import io
 import math
 import os
 import re
@@ -10,7 +9,6 @@ import struct
 import subprocess
 import sys
 import tomllib
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,16 +16,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from command_line import TINY, ran, run
 from conftest import MAX_Z
 
 import pyro_vae as pv
 from pyro_vae import datasets, families, training
-from pyro_vae.cli import main
 from pyro_vae.commands import reading
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
 
-TINY = ("--epochs", 2, "--hidden", 16, "--quiet")
 FILES = [
     "config.toml",
     "environment.json",
@@ -41,30 +38,6 @@ FILES = [
     "summary.csv",
     "weights.pt",
 ]
-
-
-class Answer(NamedTuple):
-    status: int
-    out: str
-    err: str
-
-
-def run(*words):
-    """What one command answers."""
-    out, err = io.StringIO(), io.StringIO()
-    with redirect_stdout(out), redirect_stderr(err):
-        try:
-            status = main([str(word) for word in words])
-        except SystemExit as stop:  # argparse's way
-            status = stop.code
-    return Answer(status, out.getvalue(), err.getvalue())
-
-
-def ran(*words):
-    """What a command prints that has to succeed."""
-    answer = run(*words)
-    assert (answer.status, answer.err) == (0, "")
-    return answer.out
 
 
 @pytest.fixture(autouse=True)

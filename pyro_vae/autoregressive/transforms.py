@@ -140,6 +140,7 @@ class BoundedSpline(ConditionedSpline):
     """
 
     def spline_op(self, x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+        """The spline or its inverse at x, and the log of its slope there."""
         widths = self._params[0]
         x = x.expand(torch.broadcast_shapes(x.shape, widths.shape[:-1]))
         smallest = MIN_BIN / widths.shape[-1]

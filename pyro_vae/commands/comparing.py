@@ -9,10 +9,10 @@ import torch
 from pyro_vae.baselines import LINEAR_RATE, PCA, LinearAutoencoder, autoencoder
 from pyro_vae.commands.data_choice import data_settings, load
 from pyro_vae.commands.progress import shows_progress
+from pyro_vae.ready_made import gaussian_vae
 from pyro_vae.report import mean_and_error, with_error
 from pyro_vae.seeding import seeded
 from pyro_vae.training import fit
-from pyro_vae.ready_made import gaussian_vae
 
 __all__ = ["baselines"]
 

@@ -97,6 +97,7 @@ def _name(options: Namespace) -> str:
 
 def _settings(options: Namespace) -> dict[str, Any]:
     """The command line as a configuration."""
+    is_constant = options.kl_warmup is None and options.free_bits is None
     return {
         "data": data_settings(options),
         "model": {
@@ -117,7 +118,7 @@ def _settings(options: Namespace) -> dict[str, Any]:
             "batch_size": options.batch_size,
             "learning_rate": options.learning_rate,
             "objective": options.objective,
-            "kl_weight": options.kl_weight,
+            "kl_weight": options.kl_weight if is_constant else None,
             "kl_warmup": options.kl_warmup,
             "free_bits": options.free_bits,
             "clip_norm": options.clip_norm,

@@ -35,8 +35,9 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         cov_diag: Diagonal of D, positive, ``(..., k)``.
 
     Example:
-        >>> q = FactorNormal(torch.zeros(2), torch.tensor([[1.0], [0.0]]), torch.tensor([3.0, 1.0]))
-        >>> round(q.log_prob(torch.zeros(2)).item(), 4)  # covariance diag(4, 1): -log(2 pi) - log 2
+        >>> factor, diagonal = torch.tensor([[1.0], [0.0]]), torch.tensor([3.0, 1.0])
+        >>> q = FactorNormal(torch.zeros(2), factor, diagonal)
+        >>> round(q.log_prob(torch.zeros(2)).item(), 4)  # -log(2 pi) - log 2
         -2.531
     """
 

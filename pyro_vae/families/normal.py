@@ -93,8 +93,9 @@ class DiagonalNormal(Family):
 
 
 class LowRankNormal(Family):
-    r"""Normal whose covariance is diagonal plus low rank,
-    :math:`\mathcal N(\mu, FF^\top + \operatorname{diag}\sigma^2)`.
+    r"""Normal with diagonal plus low-rank covariance.
+
+    .. math:: \mathcal N(\mu, FF^\top + \operatorname{diag}\sigma^2)
 
     Parameters: k for :math:`\mu`, k for :math:`\rho` of
     :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)` (see :class:`Family`), and

@@ -18,8 +18,7 @@ __all__ = ["PerDatumGuide"]
 
 
 class PerDatumGuide(FamilyGuide):
-    r"""Guide with free parameters for each of N data, :math:`q_i(z)` in place of
-    :math:`q(z \mid x_i)`.
+    r"""Guide with free parameters for each of N data: :math:`q_i(z)`, not :math:`q(z \mid x_i)`.
 
     The bound that it reaches lacks the amortization gap: what an :class:`AmortizedGuide` of the
     same family misses besides is the encoder's. It knows its data by their row numbers, so it is

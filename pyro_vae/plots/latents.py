@@ -46,9 +46,9 @@ def latent(
     In two dimensions a scatter of the means. An ellipse is the contour at 1 standard deviation,
     :math:`(z - \mu)^\top \Sigma^{-1} (z - \mu) = 1`, which holds 39 % of the probability of q(z|x)
     in these two dimensions. Dotted circles show the prior N(0, I) in the same way, at 1 and 2
-    standard deviations; gray points another prior. In one dimension the density of the aggregate posterior, the average of q(z|x) over
-    the data, against that of the prior, and below it each mean with a bar of :math:`\pm 1`
-    standard deviation.
+    standard deviations; gray points another prior. In one dimension the density of the aggregate
+    posterior, the average of q(z|x) over the data, against that of the prior, and below it each
+    mean with a bar of :math:`\pm 1` standard deviation.
 
     Args:
         means: Means of q(z|x), ``(N, k)``.

@@ -74,7 +74,7 @@ class _Copier:
         for name, item in vars(value).items():
             new.__dict__[name] = (None, None) if name == "_cached_x_y" else self(item)
         if isinstance(new, nn.Module):
-            new.__dict__["training"] = False  # BatchNorm must not learn from what it is asked
+            new.__dict__["training"] = False  # BatchNorm would take its argument as a batch
         return new
 
 
