@@ -139,9 +139,7 @@ def test_all_three_parts_are_named_in_the_run_and_its_report(rows):
         ("--likelihood discretized_logistic:2 --data bits.npy", (3 * 0.3) ** 0.5 / np.pi),
     ],
 )
-def test_variance_starts_where_it_is_said_whatever_carries_it(
-    rows, no_pictures, words, expected
-):
+def test_variance_starts_where_it_is_said_whatever_carries_it(rows, no_pictures, words, expected):
     data = [] if "--data" in words else ["--data", "numbers.npy"]
     kept = ("--variance", 0.3, "--fixed-variance", "--out", "run")
     ran("fit", *data, *words.split(), *TINY, *kept)

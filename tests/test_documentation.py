@@ -75,11 +75,15 @@ def test_readme_shows_the_programs_as_they_are():
         assert shown in README
 
 
-def test_readme_example_runs(capsys):
+def test_readme_examples_run(capsys):
     torch.set_default_dtype(torch.float32)
-    block = next(b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "pv.fit" in b)
-    exec(block.replace("epochs=50", "epochs=3, progress=False"), {})
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "pv.fit" in b]
+    assert len(blocks) == 2
+    names = {}
+    for block in blocks:
+        exec(block.replace("epochs=50", "epochs=2, progress=False"), names)
     assert "expected_log_likelihood" in capsys.readouterr().out
+    assert names["full"].p_x_given_z is names["diagonal"].p_x_given_z
 
 
 def test_readme_has_no_placeholder_and_no_word_in_capitals_alone():

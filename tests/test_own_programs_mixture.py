@@ -206,7 +206,7 @@ def test_guide_of_a_mixture_finds_the_posterior():
     x = decoders.simulate(300)
     programs = Learned(decoders.requires_grad_(False))
     objective = TraceEnum_ELBO(max_plate_nesting=1)
-    options = {"epochs": 150, "batch_size": 300, "learning_rate": 0.1, "elbo": objective, **QUIET}
+    options = {"epochs": 150, "batch_size": 60, "learning_rate": 0.1, "elbo": objective, **QUIET}
     pv.fit(programs, x, **options)
     terms = elbo_terms(programs, x, num_samples=20)
     gap = decoders.log_evidence(x).numpy() - terms["elbo"]

@@ -303,6 +303,61 @@ def test_vamp_prior_trains_with_the_guide_that_it_shares():
         pv.fit(vae, x, epochs=1, train="guide", progress=False)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pseudo_inputs_follow_the_guide(dtype):
+    guide = encoder_guide(2).to(dtype)
+    u = torch.ones(4, 3)
+    prior = priors.VampPrior(guide, u)
+    assert prior.pseudo_inputs.dtype == prior.logits.dtype == dtype
+    assert prior().log_prob(torch.zeros(2, dtype=dtype)).dtype == dtype
+    with torch.no_grad():
+        prior.pseudo_inputs.zero_()
+    assert (u == 1).all()
+
+
+# Densities by hand
+
+
+@pytest.mark.parametrize(
+    ("prior", "expected"),
+    [
+        (
+            priors.Laplace(2, scale=0.7),
+            lambda z: (-abs(z) / 0.7 - math.log(1.4)).sum(-1),
+        ),
+        (
+            priors.StudentT(2, df=3.0, scale=0.7),  # 2 / (pi sqrt(3)) (1 + t^2 / 3)^-2
+            lambda z: (
+                math.log(2 / (math.pi * math.sqrt(3) * 0.7)) - 2 * (1 + (z / 0.7) ** 2 / 3).log()
+            ).sum(-1),
+        ),
+        (
+            priors.StudentT(2),  # 4 degrees of freedom: 3 / 8 (1 + t^2 / 4)^(-5/2)
+            lambda z: (math.log(3 / 8) - 2.5 * (1 + z**2 / 4).log()).sum(-1),
+        ),
+    ],
+)
+def test_heavy_tailed_prior_has_its_density(prior, expected):
+    prior, z = copy.deepcopy(prior).double(), 5 * torch.randn(20, 2)
+    torch.testing.assert_close(prior().log_prob(z), expected(z), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [priors.affine_steps, priors.spline_steps])
+def test_density_of_a_flow_takes_one_pass_and_a_draw_one_for_each_coordinate(steps):
+    prior, calls = priors.FlowPrior(3, num_steps=2, hidden=(4,), steps=steps), []
+    for step in prior.steps:
+        step.network.register_forward_hook(lambda *_: calls.append(1))
+    prior().log_prob(torch.randn(5, 3))
+    assert len(calls) == 2
+    calls.clear()
+    p = prior()
+    z = p.sample((5,))
+    assert len(calls) == 2 * 3
+    with torch.no_grad():
+        p.log_prob(z)  # known from the draw
+    assert len(calls) == 2 * 3
+
+
 # Closed forms of the KL
 
 FAMILIES = [

@@ -261,6 +261,11 @@ def spline_steps(
     Raises:
         ValueError: If a size is not positive, ``hidden`` is too narrow, or there are fewer than 2
             bins.
+
+    Example:
+        >>> steps = spline_steps(3, num_steps=2, hidden=(8,), count_bins=4)
+        >>> [(step.order, step.count_bins) for step in steps]
+        [([0, 1, 2], 4), ([2, 1, 0], 4)]
     """
     return nn.ModuleList(
         SplineStep(

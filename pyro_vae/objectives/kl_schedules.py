@@ -41,7 +41,7 @@ def kl_warmup(
 
 
 def kl_cycle(
-    num_cycles: int = 4, *, rise: float = 0.5, start: float = 0.0, end: float = 1.0
+    num_cycles: int, *, rise: float = 0.5, start: float = 0.0, end: float = 1.0
 ) -> Callable[[float], float]:
     r"""Cyclical annealing: the rise of :func:`kl_warmup`, again and again.
 
