@@ -126,6 +126,14 @@ def correlated_normals():
 
 
 @pytest.mark.parametrize("which", [0, 1])
+def test_correlated_normals_know_their_draws_in_inference_mode(which):
+    q = list(correlated_normals())[which]
+    with torch.inference_mode():
+        z = q.rsample()
+        torch.testing.assert_close(q.log_prob(z), q.log_prob(z.clone()), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("which", [0, 1])
 def test_correlated_normals_have_a_closed_form_kl_to_independent_laplace_distributions(which):
     q = list(correlated_normals())[which]
     p = dist.Laplace(torch.randn(4), torch.rand(4) + 0.5).to_event(1)

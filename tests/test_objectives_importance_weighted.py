@@ -350,6 +350,26 @@ def test_loss_takes_no_graph():
     assert not any(z.requires_grad for z in made)
 
 
+@pytest.mark.parametrize("gradient", ["stl", "dreg"])
+def test_flow_without_inverse_has_the_plain_gradient_alone(gradient):
+    flow, x = dist.transforms.planar(2), torch.randn(4, 2)
+
+    def model(x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        pyro.module("flow", flow)
+        base = dist.Normal(x, 1.0).to_event(1)
+        with pyro.plate("data", len(x), dim=-1):
+            pyro.sample("z", dist.TransformedDistribution(base, [flow]))
+
+    ImportanceWeighted_ELBO(2).loss_and_grads(model, guide, x)
+    with pytest.raises(ValueError, match="gradient must be 'plain' for a guide that knows"):
+        ImportanceWeighted_ELBO(2, gradient=gradient).loss_and_grads(model, guide, x)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

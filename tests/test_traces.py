@@ -258,6 +258,11 @@ def test_deterministic_site_has_no_density_and_a_factor_has():
     z = torch.stack([torch.randn(4) * 2 for _ in range(3)])
     expected = normal(z, 0, 1) + normal(x, z, 1) - normal(z, 0, 2) - 2 * weight
     torch.testing.assert_close(densities.log_weights, expected, rtol=0, atol=1e-12)
+    torch.manual_seed(1)
+    terms = elbo_terms(programs, x, num_samples=3)
+    log_likelihood = normal(x, z, 1) + weight
+    torch.testing.assert_close(terms.expected_log_likelihood, log_likelihood, rtol=0, atol=1e-12)
+    torch.testing.assert_close(terms.kl, log_likelihood - expected, rtol=0, atol=1e-12)
 
 
 def test_plate_inside_the_data_is_summed_over():

@@ -97,8 +97,8 @@ class AffineStep(FlowStep):
     r"""Affine autoregressive step, :math:`y_i = m_i + e^{s_i} x_i` (see :class:`FlowStep`).
 
     :math:`m_i` and :math:`s_i` are functions of the earlier coordinates and the context, each the
-    sum of a linear and a bounded one, so that every triangular affine map is in reach. The log
-    scale is kept within :math:`|s_i| < 5` by :math:`5 \tanh(r / 5)`.
+    sum of a linear and a bounded one. The log scale is kept within :math:`|s_i| < 5` by
+    :math:`5 \tanh(r / 5)`; every triangular affine map with such scales is in reach.
 
     Args:
         latent_dim: Dimension k.

@@ -18,7 +18,8 @@ class OwnDraw:
     _draw: tuple[Tensor, int, Tensor] | None = None
 
     def _remember(self, draw: Tensor, noise: Tensor) -> Tensor:
-        self._draw = (draw, draw._version, noise)
+        # Tensors of torch.inference_mode do not count changes in place: none is recognized.
+        self._draw = None if draw.is_inference() else (draw, draw._version, noise)
         return draw
 
     def _noise_behind(self, value: Tensor) -> Tensor | None:

@@ -27,7 +27,7 @@ class Flow(Family):
     before it, and the order is reversed from step to step. The networks of the steps are shared by
     all data and belong to the family; what differs from datum to datum are the first k parameters
     :math:`\mu`, the next k, :math:`\rho` of :math:`\sigma` (see :class:`Family`), and the context
-    h. A new flow is the diagonal normal, exactly for affine steps and nearly for splines.
+    h. A new flow is the diagonal normal.
 
     A draw and its log density take one pass. The density of any other value needs the inverse, one
     pass for each coordinate. There is no closed form for entropy, KL or mean.
@@ -83,7 +83,7 @@ class Flow(Family):
         k = self.event_shape[0]
         loc, raw_scale, context = params.split([k, k, self.context_dim], dim=-1)
         base = dist.Normal(loc, self._scale(raw_scale)).to_event(1)
-        return _PushedForward(base, self._transforms(context))
+        return dist.TransformedDistribution(base, self._transforms(context))
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
         """Contains the diagonal and the isotropic family, while its steps are the identity."""
@@ -120,19 +120,3 @@ class Flow(Family):
     def extra_repr(self) -> str:
         """Shown by ``print``."""
         return f"{super().extra_repr()}, context_dim={self.context_dim}"
-
-
-class _PushedForward(dist.TransformedDistribution):
-    """A transformed distribution whose steps see values of its whole batch shape.
-
-    A conditional step expands its context to the value, never the value to its context, as a
-    mixture of several members over the same values needs.
-    """
-
-    def log_prob(self, value: Any) -> Tensor:
-        """Log density in nats, shape ``batch_shape`` (broadcast)."""
-        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        if value.shape[:-1] != batch:
-            value = value.expand(batch + self.event_shape)
-        log_prob: Tensor = super().log_prob(value)
-        return log_prob

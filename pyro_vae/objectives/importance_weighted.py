@@ -118,7 +118,7 @@ class ImportanceWeighted_ELBO(PlateObjective):  # Pyro's objectives are named so
                 model_trace = self._replayed(model, at_draw, args, kwargs)
                 plate = Plate.of(model_trace, drawn)
                 log_p = plate.log_density(site_log_probs(model_trace, plate.num_data))
-                log_q = plate.log_density(site_log_probs(at_draw, plate.num_data))
+                log_q = plate.log_density(self._log_q(at_draw, plate))
                 log_weight = log_p - log_q
                 # Sites weighted differently keep a part of their scores, which is right as well.
                 beta = min((plate.kl_weights[name] for name in sites), default=0.0)
@@ -126,7 +126,7 @@ class ImportanceWeighted_ELBO(PlateObjective):  # Pyro's objectives are named so
                     # Of value 0; its gradient is the score, and cancels that in -log q.
                     fixed = {name: site["value"].detach() for name, site in sites.items()}
                     at_value = _at(fixed, drawn, guide, args, kwargs)
-                    score: Any = sum(site_log_probs(at_value, plate.num_data).values())
+                    score: Any = sum(self._log_q(at_value, plate).values())
                     log_weight = log_weight + beta * (score - score.detach())
                 log_weights.append(log_weight)
         stacked = torch.stack(log_weights)
@@ -135,6 +135,17 @@ class ImportanceWeighted_ELBO(PlateObjective):  # Pyro's objectives are named so
         gate.factors = 1 - beta * (1 - stacked.detach().softmax(0))
         bound = stacked.logsumexp(0) - math.log(self.num_particles)
         return -(plate.row_weights(bound) * bound).sum()
+
+    def _log_q(self, trace: poutine.Trace, plate: Plate) -> dict[str, Tensor]:
+        try:
+            return site_log_probs(trace, plate.num_data)
+        except (KeyError, NotImplementedError) as error:
+            if self.gradient == PLAIN:
+                raise
+            raise ValueError(
+                f"gradient must be {PLAIN!r} for a guide that knows the density of its own draws "
+                f"alone, as a flow without inverse does; got {self.gradient!r}."
+            ) from error
 
 
 class _Gate:

@@ -103,7 +103,7 @@ def model_log_probs(
     before = factors[0][1].new_zeros(num_data)
     for name in sorted(sites, key=lambda name: sites[name]["is_observed"]):
         log_prob = log_prob_of(name, sites[name], num_data, homes)
-        if not any(_depends(log_prob, dim) for dim in homes):
+        if not any(_depends(log_prob, dim) for dim in homes):  # exact, not a difference of two
             log_probs[name] = over_plates(log_prob)
             continue
         factors.append((frozenset(plates_of(sites[name])), log_prob))
