@@ -178,6 +178,26 @@ def test_factor_normal_knows_the_density_of_its_own_draw(rank):
     torch.testing.assert_close(wide.log_prob(z), other.log_prob(z), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("size", [1.0, 1e3, 1e5])
+def test_factor_normal_has_a_factor_however_large_and_dependent_the_columns_are(dtype, size):
+    # In single precision I + A^T A is singular here.
+    factor = size * torch.randn(50, 6, 1).expand(50, 6, 4)
+    q = FactorNormal(torch.zeros(6), factor, torch.ones(6))
+    exact = q.entropy()
+    q = FactorNormal(*(t.to(dtype) for t in (torch.zeros(6), factor, torch.ones(6))))
+    z = q.rsample()
+    assert z.isfinite().all()
+    assert q.log_prob(z).isfinite().all()
+    assert q.log_prob(z.clone()).isfinite().all()
+    torch.testing.assert_close(q.entropy().double(), exact, rtol=1e-5, atol=0)
+    r, c = (
+        torch.linalg.matrix_norm(factor.double(), 2).square(),
+        3 * math.log(2 * math.pi * math.e),
+    )
+    torch.testing.assert_close(exact, c + 0.5 * torch.log1p(r), rtol=1e-5, atol=0)
+
+
 @pytest.mark.parametrize("method", ["rsample", "sample"])
 def test_factor_normal_has_the_derivatives_of_the_density_at_its_draws(method):
     gradients = []

@@ -38,7 +38,7 @@ def test_cycle_rises_again_and_again():
     schedule = kl_cycle(2, rise=0.8, start=0.1, end=0.9)
     expected = {0.0: 0.1, 0.2: 0.5, 0.4: 0.9, 0.45: 0.9, 0.5: 0.1, 0.7: 0.5, 0.95: 0.9, 1.0: 0.9}
     assert {t: schedule(t) for t in expected} == pytest.approx(expected, abs=1e-12)
-    fourth = kl_cycle()
+    fourth = kl_cycle(4)
     steps = [fourth(index / 800) for index in range(800)]
     starts = [index for index in range(1, 800) if steps[index] < steps[index - 1]]
     assert starts == [200, 400, 600]

@@ -271,12 +271,13 @@ def test_plate_inside_the_data_is_summed_over():
     def model(x):
         with pyro.plate("data", len(x), dim=-1):
             with pyro.plate("pixels", 3, dim=-2):
-                z = pyro.sample("z", dist.Normal(0.0, 1.0))
-                pyro.sample("x", dist.Normal(z + means[:, None], 0.5), obs=x.mT)
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("x", dist.Normal(z.squeeze(-1) + means[:, None], 0.5), obs=x.mT)
 
     def guide(x):
         with pyro.plate("data", len(x), dim=-1), pyro.plate("pixels", 3, dim=-2):
-            pyro.sample("z", dist.Normal(0.8 * (x.mT - means[:, None]), 0.2**0.5))
+            mean = 0.8 * (x.mT - means[:, None]).unsqueeze(-1)
+            pyro.sample("z", dist.Normal(mean, 0.2**0.5).to_event(1))
 
     x = torch.randn(4, 3)
     terms = elbo_terms(SimpleNamespace(model=model, guide=guide), x, num_samples=2)

@@ -26,8 +26,10 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
 
     .. math:: \log q(z) = -\tfrac12\|\varepsilon\|^2 - \log\det R - \tfrac k2 \log 2\pi
 
-    Nothing of size k by k is made; the one triangular solve is of size r and belongs to the draw.
-    Any other value takes the ordinary route, by Woodbury's identity.
+    Nothing of size k by k is made; the triangular solves are of size r, and one of them belongs to
+    a draw. For any other value :math:`\varepsilon = R^{-1}(z - \mu)`, where
+
+    .. math:: R^{-1} = \bigl(I_k - A\,(L + L L^\top)^{-1} A^\top\bigr) D^{-1/2}
 
     Args:
         loc: Mean :math:`\mu`, ``(..., k)``.
@@ -41,24 +43,79 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         -2.531
     """
 
+    def __init__(
+        self,
+        loc: Tensor,
+        cov_factor: Tensor,
+        cov_diag: Tensor,
+        *,
+        validate_args: bool | None = None,
+    ) -> None:
+        batch = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
+        self.loc = loc.expand(*batch, -1)
+        self.cov_factor = cov_factor.expand(*batch, -1, -1)
+        self.cov_diag = cov_diag.expand(*batch, -1)
+        self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
+        self._capacitance_tril = _capacitance_tril(self._whitened)
+        torch.distributions.Distribution.__init__(
+            self, batch, loc.shape[-1:], validate_args=validate_args
+        )
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> "FactorNormal":
+        """The same distribution with a larger batch shape; no memory is copied."""
+        # torch makes no instance of a class with another __init__, but fills one.
+        new: FactorNormal = super().expand(
+            batch_shape, _instance or type(self).__new__(type(self))
+        )
+        return new
+
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparametrized draws, ``sample_shape + batch_shape + (k,)``."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = _standard_normal(shape, dtype=self.loc.dtype, device=self.loc.device)
-        scale = self._unbroadcasted_cov_diag.sqrt()
-        whitened = self._unbroadcasted_cov_factor / scale.unsqueeze(-1)  # A
-        tril = self._capacitance_tril
-        one = torch.eye(tril.shape[-1], dtype=tril.dtype, device=tril.device)
-        projected = whitened.mT @ noise.unsqueeze(-1)
-        inner = torch.linalg.solve_triangular(tril + one, projected, upper=False)
-        return self._remember(self.loc + scale * (noise + (whitened @ inner).squeeze(-1)), noise)
+        whitened, tril = self._whitened, self._capacitance_tril
+        inner = _solve(tril + _one(tril), whitened.mT @ noise.unsqueeze(-1))
+        scaled = noise + (whitened @ inner).squeeze(-1)
+        return self._remember(self.loc + self._unbroadcasted_cov_diag.sqrt() * scaled, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, all constants kept, shape ``batch_shape`` (broadcast)."""
         noise = self._noise_behind(value)
         if noise is None:
-            return super().log_prob(value)
+            if self._validate_args:
+                self._validate_sample(value)
+            noise = self._noise_of(value)
         log_det = 0.5 * self._unbroadcasted_cov_diag.log().sum(-1)
         log_det = log_det + self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = noise.shape[-1] * math.log(2 * math.pi)
         return -0.5 * (noise.square().sum(-1) + constant) - log_det
+
+    @property
+    def _whitened(self) -> Tensor:
+        return self._unbroadcasted_cov_factor / self._unbroadcasted_cov_diag.sqrt().unsqueeze(-1)
+
+    def _noise_of(self, value: Tensor) -> Tensor:
+        whitened, tril = self._whitened, self._capacitance_tril
+        residual = (value - self.loc) / self._unbroadcasted_cov_diag.sqrt()
+        inner = _solve(tril, whitened.mT @ residual.unsqueeze(-1))
+        inner = _solve((tril + _one(tril)).mT, inner, upper=True)
+        return residual - (whitened @ inner).squeeze(-1)
+
+
+def _capacitance_tril(whitened: Tensor) -> Tensor:
+    r"""Cholesky factor of :math:`I_r + A^\top A`.
+
+    In single precision the 1 is lost beside large A, and a matrix of low rank has no factor: hence
+    in double precision, where the device has it. The matrix is small.
+    """
+    wide = whitened if whitened.device.type == "mps" else whitened.double()
+    gram = wide.mT @ wide
+    return torch.linalg.cholesky(gram + _one(gram)).to(whitened.dtype)
+
+
+def _one(square: Tensor) -> Tensor:
+    return torch.eye(square.shape[-1], dtype=square.dtype, device=square.device)
+
+
+def _solve(tril: Tensor, right: Tensor, *, upper: bool = False) -> Tensor:
+    return torch.linalg.solve_triangular(tril, right, upper=upper)

@@ -95,18 +95,19 @@ class DiagonalNormal(Family):
 class LowRankNormal(Family):
     r"""Normal with diagonal plus low-rank covariance.
 
-    .. math:: \mathcal N(\mu, FF^\top + \operatorname{diag}\sigma^2)
+    .. math:: \mathcal N(\mu, FF^\top + S^2), \qquad S = \operatorname{diag}\sigma, \quad F = SA
 
     Parameters: k for :math:`\mu`, k for :math:`\rho` of
     :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)` (see :class:`Family`), and
-    :math:`kr` for F, row by row.
+    :math:`kr` for A, row by row. With A, in units of :math:`\sigma`, in place of F a scale that
+    shrinks takes its factor along, and the covariance stays as well conditioned as it was.
 
     Args:
         latent_dim: Dimension k of z.
-        rank: Number r of columns of F, at most k. With r = k - 1 or k every covariance is in
+        rank: Number r of columns of A, at most k. With r = k - 1 or k every covariance is in
             reach, up to the floor of :math:`\sigma`.
         min_scale: Floor of :math:`\sigma`, positive.
-        max_scale: Ceiling of :math:`\sigma`; F has none.
+        max_scale: Ceiling of :math:`\sigma`; A has none.
 
     Raises:
         ValueError: If ``latent_dim`` or ``rank`` is not a positive integer, ``rank`` exceeds
@@ -143,11 +144,12 @@ class LowRankNormal(Family):
         self._check_params(params)
         k = self.event_shape[0]
         loc, raw_scale, raw_factor = params.split([k, k, k * self.rank], dim=-1)
-        factor = raw_factor.unflatten(-1, (k, self.rank))
-        return FactorNormal(loc, factor, self._scale(raw_scale).square())
+        scale = self._scale(raw_scale)
+        factor = scale.unsqueeze(-1) * raw_factor.unflatten(-1, (k, self.rank))
+        return FactorNormal(loc, factor, scale.square())
 
     def start_params(self) -> Tensor:
-        """Zeros but for a small F: at F = 0 its gradient vanishes, and it would stay there."""
+        """Zeros but for a small A: at A = 0 its gradient vanishes, and it would stay there."""
         k = self.event_shape[0]
         start = super().start_params()
         start[2 * k :].view(k, self.rank).fill_diagonal_(0.1)

@@ -32,10 +32,8 @@ def analytic_kl(
     q: Any = sites[0]["fn"]
     p: Any = sites[1]["fn"]
     # Delta's log_density is that of a draw, and Pyro's KL leaves it out.
-    if (
-        any(site["mask"] is not None or plates_of(site) != plates for site in sites)
-        or isinstance(_base(p), MaskedDistribution)
-        or isinstance(_base(q), Delta | MaskedDistribution)
+    if any(site["mask"] is not None or plates_of(site) != plates for site in sites) or isinstance(
+        _base(q), Delta | MaskedDistribution
     ):
         return None, None
     try:
