@@ -36,6 +36,7 @@ FLOOR = {
     "families": 1,
     "likelihoods": 1,
     "objectives": 1,
+    "output_layers": 1,
     "plots": 1,
     "program_module": 1,
     "guides": 2,

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from pyro_vae.families import Family
-from pyro_vae.networks import with_affine_output
+from pyro_vae.output_layers import with_affine_output
 
 from .guide import FamilyGuide
 
