@@ -23,8 +23,9 @@ def with_affine_output(network: nn.Module, matrix: Tensor, shift: Tensor) -> nn.
 
     Example:
         >>> import torch
-        >>> net, matrix = networks.MLP(3, (5,), 2), torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
-        >>> wider, x = with_affine_output(net, matrix, torch.ones(3)), torch.ones(1, 3)
+        >>> net, x = networks.MLP(3, (5,), 2), torch.ones(1, 3)
+        >>> matrix = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]])
+        >>> wider = with_affine_output(net, matrix, torch.ones(3))
         >>> torch.allclose(wider(x)[:, :2] - 1, net(x), atol=1e-6), wider(x)[0, 2].item()
         (True, 1.0)
     """
