@@ -163,14 +163,19 @@ class LowRankNormal(Family):
 class FullCovarianceNormal(Family):
     r"""Normal with full covariance through its Cholesky factor, :math:`\mathcal N(\mu, LL^\top)`.
 
-    The first k parameters are :math:`\mu`; the other :math:`k(k+1)/2` fill the lower triangle. The
-    diagonal is :math:`L_{ii} = \sigma_{\min} + \operatorname{softplus}(\rho_{ii})` (see
-    :class:`Family`), so the covariance is positive definite whatever the parameters are.
+    .. math:: L = SA, \qquad S = \operatorname{diag}\sigma, \quad A \text{ lower triangular},
+              \quad A_{ii} = 1
+
+    The first k parameters are :math:`\mu`; the other :math:`k(k+1)/2` fill the lower triangle: on
+    the diagonal :math:`\rho` of :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)`
+    (see :class:`Family`), below it A, in units of :math:`\sigma`. So the covariance is positive
+    definite whatever the parameters are, and where the posterior is narrow the correlations are as
+    easy to learn as where it is wide.
 
     Args:
         latent_dim: Dimension k of z.
-        min_scale: Floor of the factor's diagonal, positive.
-        max_scale: Ceiling of the factor's diagonal; the entries below it have none.
+        min_scale: Floor of :math:`\sigma`, positive.
+        max_scale: Ceiling of :math:`\sigma`; A has none.
 
     Raises:
         ValueError: If ``latent_dim`` is not a positive integer, or the bounds are none.
@@ -198,7 +203,8 @@ class FullCovarianceNormal(Family):
         loc, raw = params[..., :latent_dim], params[..., latent_dim:]
         raw_tril = fill_triangle(raw, latent_dim)
         scale = self._scale(raw_tril.diagonal(dim1=-2, dim2=-1))
-        return CholeskyNormal(loc, scale_tril=raw_tril.tril(-1) + scale.diag_embed())
+        below = scale.unsqueeze(-1) * raw_tril.tril(-1)
+        return CholeskyNormal(loc, scale_tril=below + scale.diag_embed())
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
         """Contains the diagonal and the isotropic family: nothing below the diagonal."""

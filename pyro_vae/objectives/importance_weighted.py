@@ -1,6 +1,5 @@
 """The importance-weighted bound, with the scale of the plate where it belongs."""
 
-import difflib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.arguments import positive_integer
+from pyro_vae.arguments import did_you_mean, positive_integer
 from pyro_vae.traces import site_log_probs
 
 from .plate import Plate, SameRows, latent_sites
@@ -186,8 +185,7 @@ def _at(
 
 def _estimator(name: str) -> str:
     if not isinstance(name, str) or name not in GRADIENTS:
-        near = difflib.get_close_matches(str(name), GRADIENTS, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(str(name), GRADIENTS)
         raise ValueError(
             f"gradient must be {PLAIN!r}, {STICKING!r} or {DOUBLY!r}; got {name!r}.{hint}"
         )
