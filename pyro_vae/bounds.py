@@ -7,6 +7,10 @@ from torch.nn import functional
 
 __all__ = ["bounded", "inverse_softplus", "positive"]
 
+REACH = 50.0
+"""So far beyond a bound the gradient has vanished, and the difference of two large numbers has not
+yet lost the bound."""
+
 
 def bounded(raw: Tensor, low: float, high: float) -> Tensor:
     r"""Numbers strictly between two bounds, and ``raw`` itself well inside them.
@@ -23,6 +27,7 @@ def bounded(raw: Tensor, low: float, high: float) -> Tensor:
         >>> bounded(torch.tensor([-1e6, 1.0, 1e6]), -15.0, 15.0)
         tensor([-15.0000,   1.0000,  15.0000])
     """
+    raw = raw.clamp(low - REACH, high + REACH)
     return low + functional.softplus(raw - low) - functional.softplus(raw - high)
 
 
@@ -43,6 +48,7 @@ def positive(raw: Tensor, floor: float, ceiling: float) -> Tensor:
         >>> positive(torch.tensor([-1e3, 0.0, 1e6]), 1e-4, 1e3)
         tensor([1.0000e-04, 6.9325e-01, 1.0000e+03])
     """
+    raw = raw.clamp(max=ceiling - floor + REACH)
     return floor + functional.softplus(raw) - functional.softplus(raw - (ceiling - floor))
 
 

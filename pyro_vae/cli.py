@@ -30,10 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if getattr(options, "config", None) is not None:
             words = list(sys.argv[1:] if arguments is None else arguments)
-            known = [name.removeprefix("--") for name in _fit_options(parser)]
-            # The file's words first, so that those of the command line have the last say.
-            words[1:1] = config_words(options.config, known)
-            options = parser.parse_args(words)
+            options = parser.parse_args(_with_config(words, options.config, parser))
         from pyro_vae import commands  # torch takes seconds to import
 
         run = getattr(commands, options.command)
@@ -106,13 +103,12 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     model.add_argument(
         "--variance",
         type=_positive(float),
-        default=0.1,
-        help="variance c of p(x|z), where it has one, or its starting value",
+        help="variance c of p(x|z), where it has one, or its starting value (0.1)",
     )
     kinds = model.add_mutually_exclusive_group()
-    kinds.add_argument("--fixed-variance", action="store_true", help="keep c as it is")
-    kinds.add_argument("--variance-per-feature", action="store_true", help="learn one c a feature")
-    kinds.add_argument("--variance-of-z", action="store_true", help="learn c as a function of z")
+    _add_switch(kinds, "--fixed-variance", "keep c as it is")
+    _add_switch(kinds, "--variance-per-feature", "learn one c a feature")
+    _add_switch(kinds, "--variance-of-z", "learn c as a function of z")
     model.add_argument(
         "--dtype", type=_one_of("float32", "float64"), default="float32", help="floating type"
     )
@@ -173,10 +169,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--key", help="array of an .npz file that holds x")
     scaling = data.add_mutually_exclusive_group()
     scaling.add_argument("--divide", type=_positive(float), help="x = raw / this, for files")
-    scaling.add_argument("--raw", action="store_true", help="x = raw, as counts and classes are")
-    scaling.add_argument(
-        "--standardize", action="store_true", help="x = (raw - mean) / sd of the training rows"
-    )
+    _add_switch(scaling, "--raw", "x = raw, as counts and classes are")
+    _add_switch(scaling, "--standardize", "x = (raw - mean) / sd of the training rows")
     data.add_argument(
         "--held-out", type=_fraction, default=0.2, help="share held out, where no test set exists"
     )
@@ -195,6 +189,11 @@ def _add_training(
     parser.add_argument("--seed", type=int, default=0, help="of split, weights, order and noise")
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def _add_switch(group: "argparse._MutuallyExclusiveGroup", name: str, words: str) -> None:
+    """An option that is off, and ``--no-...`` against a configuration where it is on."""
+    group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=words)
 
 
 def _positive(kind: type) -> Callable[[str], float]:
@@ -252,14 +251,23 @@ def _one_of(*names: str) -> Callable[[str], str]:
     return convert
 
 
-def _fit_options(parser: argparse.ArgumentParser) -> list[str]:
-    """The options of ``pyro-vae fit``, each by its long name."""
-    (commands,) = (
+def _with_config(words: list[str], path: str, parser: argparse.ArgumentParser) -> list[str]:
+    """A configuration's words before those of the command line, which have the last say."""
+    (fit,) = (
         action.choices["fit"]
         for action in parser._actions
         if isinstance(action, argparse._SubParsersAction)
     )
-    return [action.option_strings[-1] for action in commands._actions if action.option_strings]
+    known = [action.option_strings[0] for action in fit._actions if action.option_strings]
+    said = {word.partition("=")[0] for word in words}
+    overruled = set()
+    for group in fit._mutually_exclusive_groups:
+        options = {option for action in group._group_actions for option in action.option_strings}
+        if options & said:
+            overruled |= options
+    settings = config_words(path, [name.removeprefix("--") for name in known])
+    kept = [word for setting in settings if setting[0] not in overruled for word in setting]
+    return [words[0], *kept, *words[1:]]
 
 
 @contextmanager

@@ -17,12 +17,12 @@ RENAMED = {"source": "data"}
 FOUND = {
     "data": {"num_train", "num_held_out", "event_shape", "image_shape", "columns", "scaling"},
     "model": set(),
-    "fit": {"interrupted", "epochs_done", "kl_schedule"},
+    "fit": {"interrupted", "epochs_done"},
 }
 """Keys that a fit finds out and writes beside its settings."""
 
 
-def config_words(path: str | Path, options: Collection[str]) -> list[str]:
+def config_words(path: str | Path, options: Collection[str]) -> list[list[str]]:
     r"""The settings in a ``config.toml``, as ``pyro-vae fit`` takes them.
 
     A file that a fit left behind says what to fit again; one written by hand may hold as few keys
@@ -33,7 +33,7 @@ def config_words(path: str | Path, options: Collection[str]) -> list[str]:
         options: Names of the options that there are, without dashes in front.
 
     Returns:
-        Words such as ``["--latent-dim", "2"]``.
+        Words for each setting, such as ``["--latent-dim", "2"]``.
 
     Raises:
         ValueError: If the file cannot be read as a configuration, or has a key that is no option;
@@ -44,7 +44,7 @@ def config_words(path: str | Path, options: Collection[str]) -> list[str]:
         >>> path = Path(tempfile.mkdtemp()) / "config.toml"
         >>> _ = path.write_text("[model]\nlatent_dim = 2\nlearn_variance = false\n")
         >>> config_words(path, ["latent-dim", "fixed-variance"])
-        ['--latent-dim', '2', '--fixed-variance']
+        [['--latent-dim', '2'], ['--fixed-variance']]
     """
     path = Path(path)
     path = path / "config.toml" if path.is_dir() else path
@@ -55,15 +55,16 @@ def config_words(path: str | Path, options: Collection[str]) -> list[str]:
     unknown = sorted(set(config) - {*SECTIONS, "format"})
     if unknown:
         raise ValueError(
-            f"config must have the sections {', '.join(SECTIONS)}; got {unknown} in {path}."
+            f"config must have the sections {', '.join(SECTIONS)}; got {unknown} in {path}. "
+            "'pyro-vae fit' writes such a file."
         )
-    words: list[str] = []
+    words: list[list[str]] = []
     for section in SECTIONS:
         settings: Mapping[str, Any] = config.get(section, {})
         for key, value in settings.items():
             if key not in FOUND[section]:
-                words += _option(key, value, options)
-    return words
+                words.append(_option(key, value, options))
+    return [setting for setting in words if setting]
 
 
 def _option(key: str, value: Any, options: Collection[str]) -> list[str]:
@@ -77,4 +78,5 @@ def _option(key: str, value: Any, options: Collection[str]) -> list[str]:
         return [f"--{name}"] if value else []
     if isinstance(value, list):
         return [f"--{name}", *map(str, value)]
-    return [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    # A negative number by itself would read as an option.
+    return [f"--{name}", str(value)] if not str(value).startswith("-") else [f"--{name}={value}"]

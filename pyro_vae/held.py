@@ -52,6 +52,10 @@ class HeldModel:
             own = [id(param) for param in module.parameters()]
             if own and model.keys() >= set(own):
                 module.eval()
+        for name in ("p_z", "p_x_given_z"):  # whose parameters may all be frozen already
+            part = getattr(programs, name, None)
+            if isinstance(part, nn.Module):
+                part.eval()
 
     def release(self) -> None:
         """Let the parameters be trained again."""

@@ -63,6 +63,21 @@ OBJECTIVES: Kinds = {
 """Numbers: order alpha, particles."""
 
 
+SYNONYMS = {
+    "elbo": "trace",
+    "full_covariance": "full",
+    "gaussian": "normal",
+    "iaf": "flow",
+    "low_rank": "lowrank",
+    "normal": "gaussian",
+    "standard_normal": "standard",
+    "student_t": "student",
+    "t": "student",
+    "vampprior": "vamp",
+}
+"""Other names of some kinds, which are offered and not taken."""
+
+
 def parse_kind(text: str, kinds: Kinds) -> tuple[str, float | None]:
     """A name, and its number where the kind has one: ``mixture:10``, or ``mixture`` alone.
 
@@ -86,7 +101,8 @@ def parse_kind(text: str, kinds: Kinds) -> tuple[str, float | None]:
     """
     name, colon, number = text.replace("-", "_").partition(":")
     if name not in kinds:
-        hint = did_you_mean(name, kinds)
+        meant = SYNONYMS.get(name, name)
+        hint = did_you_mean(meant if meant in kinds else name, kinds)
         raise ValueError(f"must be one of {written(kinds)}; got {text!r}.{hint}")
     default = kinds[name]
     if not colon:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.families import DiagonalNormal, Family
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian, Likelihood, outputs_per_feature
-from pyro_vae.priors import StandardNormal
+from pyro_vae.priors import StandardNormal, VampPrior
 from pyro_vae.vae import VAE
 
 __all__ = ["bernoulli_vae", "gaussian_vae", "make_vae"]
@@ -69,11 +70,15 @@ def make_vae(
         >>> vae.sample(3).shape
         torch.Size([3, 64])
     """
-    for name, kind in (("likelihood", likelihood), ("prior", prior), ("family", family)):
+    for name, kind, example in (
+        ("likelihood", likelihood, "likelihoods.Bernoulli"),
+        ("prior", prior, "priors.Laplace"),
+        ("family", family, "families.DiagonalNormal"),
+    ):
         if isinstance(kind, nn.Module) or not callable(kind):
             raise TypeError(
-                f"{name} must be a class such as families.DiagonalNormal, or a functools.partial "
-                f"of one; got {kind!r}. Put parts that you have together with pyro_vae.VAE."
+                f"{name} must be a class such as {example}, or a functools.partial of one; got "
+                f"{kind!r}. Put parts that you have together with pyro_vae.VAE."
             )
     event_shape = networks.as_shape(features, "features")
     latent_dim = positive_integer(latent_dim, "latent_dim")
@@ -83,7 +88,7 @@ def make_vae(
             f"{latent_dim}. Put a VAE together from its parts if that is what you want."
         )
     hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
-    guide_family = family(latent_dim)
+    guide_family: Family = _made("family", family, latent_dim)
     outputs = (outputs_per_feature(likelihood) * event_shape[0], *event_shape[1:])
     if encoder is None:
         encoder = partial(_mlp, hidden)
@@ -91,7 +96,7 @@ def make_vae(
         decoder = partial(_mlp, hidden[::-1])
     guide = AmortizedGuide(guide_family, encoder(event_shape, guide_family.num_params))
     return VAE(
-        prior=prior(latent_dim),
+        prior=_made("prior", prior, latent_dim),
         likelihood=likelihood(decoder(latent_dim, outputs), event_shape=event_shape),
         guide=guide,
     )
@@ -174,6 +179,21 @@ def bernoulli_vae(
         prior=prior,
         family=family,
     )
+
+
+def _made(name: str, kind: Callable[[int], Any], latent_dim: int) -> Any:
+    try:
+        return kind(latent_dim)
+    except TypeError as error:
+        if isinstance(kind, type) and issubclass(kind, VampPrior):
+            raise TypeError(
+                "prior must be made without the guide; got VampPrior. Give it to the VAE later: "
+                "vae.with_prior(priors.VampPrior.from_data(vae.q_z_given_x, x))."
+            ) from error
+        raise TypeError(
+            f"{name} must be made from latent_dim alone; got {kind!r}: {error}. Give it the rest "
+            "before, as functools.partial(families.LowRankNormal, rank=2) does."
+        ) from error
 
 
 def _mlp(

@@ -1,6 +1,7 @@
 """From what a user passes as data to checked tensors and batches on a device."""
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from pyro_vae.batches import Batches, LoaderBatches, TensorBatches, first, stacked
 from pyro_vae.datasets import CheckedArray, checked_rows
+from pyro_vae.rows import per_datum_parts
 
 __all__ = ["DataSource", "resolve_device"]
 
@@ -31,6 +33,7 @@ class DataSource:
         self._programs = programs
         self._device = device
         self._told = False
+        self._per_datum = per_datum_parts(programs)
         self.columns: tuple[str, ...] | None = getattr(programs, "columns", None)
 
     def batches(self, x: Any, *, batch_size: int, seed: int) -> Batches:
@@ -42,7 +45,12 @@ class DataSource:
                 "in a Dataset that knows its number of rows."
             )
         if isinstance(x, DataLoader):
-            return LoaderBatches(x, prepare=lambda rows: self.tensor(rows, name="x"))
+            if self._per_datum:
+                raise ValueError(
+                    "x must be an array or a Dataset in memory for a guide with parameters for "
+                    "each datum, which has to know the rows of a batch; got a DataLoader."
+                )
+            return LoaderBatches(x, prepare=self._prepared_and_looked_at())
         if isinstance(x, TorchDataset):
             rows = stacked(x)
             if rows is None:
@@ -57,9 +65,13 @@ class DataSource:
                 "x must have at least two rows where a network normalizes over the batch; got 1. "
                 "Use another normalization than BatchNorm."
             )
-        check = getattr(self._programs, "check_data", None)
-        if check is not None:
-            check(tensor)
+        for part in self._per_datum:
+            if part.num_rows != len(tensor):
+                raise ValueError(
+                    f"x must be the {part.num_rows} rows that {type(part).__name__} has "
+                    f"parameters for; got {len(tensor)} rows."
+                )
+        self._look_at(tensor)
         return TensorBatches(tensor, batch_size=batch_size, seed=seed, merge_single=normalized)
 
     def tensor(self, x: Any, *, name: str) -> Tensor:
@@ -80,6 +92,25 @@ class DataSource:
         self._tell(checked, name)
         self.columns = self.columns or checked.columns
         return checked.tensor.to(self._device)
+
+    def _look_at(self, x: Tensor) -> None:
+        """Let the programs warn of data that they cannot describe."""
+        check = getattr(self._programs, "check_data", None)
+        if check is not None:
+            check(x)
+
+    def _prepared_and_looked_at(self) -> Callable[[Any], Tensor]:
+        is_first = True
+
+        def prepare(rows: Any) -> Tensor:
+            nonlocal is_first
+            x = self.tensor(rows, name="x")
+            if is_first:
+                self._look_at(x)
+            is_first = False
+            return x
+
+        return prepare
 
     def _tell(self, checked: CheckedArray, name: str) -> None:
         target = str(checked.tensor.dtype).removeprefix("torch.")

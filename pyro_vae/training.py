@@ -67,7 +67,8 @@ def fit(
 
     Args:
         vae: A :class:`pyro_vae.VAE`, or any object with ``model(x)`` and ``guide(x)`` whose sites
-            lie in the plate "data".
+            lie in the plate "data". An object that is no ``nn.Module`` stays on its device and
+            in its mode.
         x: Data, ``(N, *event_shape)``: array, tensor, DataFrame,
             :class:`~pyro_vae.datasets.Dataset`, or a torch ``Dataset`` or ``DataLoader`` that
             yields x or tuples with x first. A torch Dataset of up to 2 GiB is read once; pass a
@@ -239,6 +240,8 @@ def _objective(
     elbo: ELBO | None, kl_weight: float | Callable[[float], float] | FreeBits
 ) -> tuple[ELBO, KLWeight]:
     """The objective of SVI, and the weight of the latent sites in it."""
+    if isinstance(kl_weight, type):
+        raise TypeError(f"kl_weight must be an instance; got the class {kl_weight.__name__}.")
     if isinstance(kl_weight, FreeBits):
         if elbo is not None:
             raise ValueError(

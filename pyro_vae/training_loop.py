@@ -4,21 +4,24 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyro
 import torch
-from pyro.infer import SVI
+from pyro.infer import SVI, TraceEnum_ELBO
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
 from pyro_vae.held import HeldModel
 from pyro_vae.interrupt import InterruptGuard
-from pyro_vae.modes import frozen_parts_allowed
+from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
 from pyro_vae.objectives import KLWeight
 from pyro_vae.optim import OneTorchOptim, Schedule
+from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
-from pyro_vae.traces import Programs
+from pyro_vae.seeding import seeded
+from pyro_vae.traces import Programs, log_densities
 
 __all__ = ["TrainingLoop"]
 
@@ -59,6 +62,7 @@ class TrainingLoop:
         self._holds_model = holds_model
         self._held: HeldModel | None = None
         self._per_datum_parts = per_datum_parts(vae)
+        self._objective: Any = getattr(svi.loss, "__self__", svi.loss)
         self._is_first_step = True
         self._skipped_in_a_row = 0
         self._best_elbo = -math.inf
@@ -107,6 +111,8 @@ class TrainingLoop:
         try:
             if self._is_first_step:
                 with _argument_validation(enabled=True):
+                    if not isinstance(self._vae, ProgramModule):  # whose sites are known
+                        _check_sites(self._vae, x, self._objective)
                     if self._holds_model:
                         self._held = HeldModel(self._vae, x)
                     loss = float(self._svi.step(x))
@@ -142,6 +148,18 @@ def _argument_validation(*, enabled: bool) -> Iterator[None]:
             yield
     finally:
         Distribution.set_default_validate_args(torch_setting)
+
+
+def _check_sites(vae: Programs, x: Tensor, objective: Any) -> None:
+    """Refuse before the first step what could not be reported after the last."""
+    with evaluation_mode(vae), torch.no_grad(), seeded(0, "sites", device=x.device):
+        summed_out = log_densities(vae, x, num_samples=1).summed_out
+    if summed_out and not isinstance(objective, TraceEnum_ELBO):
+        raise ValueError(
+            f"elbo must be TraceEnum_ELBO(max_plate_nesting=1) for a model whose sites "
+            f"{list(summed_out)} are summed out; got {type(objective).__name__}, which would draw "
+            "them from their prior."
+        )
 
 
 def _check_registration(vae: Programs, optim: OneTorchOptim) -> None:

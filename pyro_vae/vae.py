@@ -7,6 +7,7 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
@@ -275,6 +276,12 @@ class VAE(ProgramModule):
                     f"shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}. "
                     "Does it lack a .to_event(), or has its network another width?"
                 )
+        if _is_real(q_z_given_x) and not _covers_the_line(p_z, z):
+            raise ValueError(
+                f"prior must have a density wherever the guide draws, on all real vectors; got "
+                f"{type(p_z).__name__} with support {p_z.support}. Give the guide a family with "
+                "that support, or the prior one on the whole line."
+            )
         self._is_discrete = _is_discrete(p_x_given_z)
 
 
@@ -284,6 +291,29 @@ def _is_discrete(distribution: dist.TorchDistribution) -> bool:
     except (AttributeError, NotImplementedError):  # a distribution need not declare its support
         return False
 
+
+def _is_real(distribution: dist.TorchDistribution) -> bool:
+    try:
+        support: Any = distribution.support
+    except (AttributeError, NotImplementedError):
+        return False
+    while hasattr(support, "base_constraint"):
+        support = support.base_constraint
+    return support in {constraints.real, constraints.real_vector}
+
+
+def _covers_the_line(p: dist.TorchDistribution, z: Tensor) -> bool:
+    """Whether points far out on both sides lie in the support, where it is declared."""
+    try:
+        far = torch.stack([z[0] - FAR, z[0] + FAR])
+        support: Any = p.support
+        return bool(support.check(far).all())
+    except (AttributeError, NotImplementedError):
+        return True
+
+
+FAR = 7.25
+"""A point that no integer grid holds, and no bounded interval in use."""
 
 ROLES = {"p_z": "prior", "p_x_given_z": "likelihood", "q_z_given_x": "guide"}
 

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from command_line import TINY, ran, run
 
 from pyro_vae import cli, datasets, families, kinds, likelihoods, objectives, priors
+from pyro_vae.autoregressive import AffineStep, SplineStep
 from pyro_vae.commands import fitting, model_choice, training_choice
 from pyro_vae.commands.model_choice import rebuild
 from pyro_vae.run_directory import RunDirectory
@@ -108,6 +110,9 @@ def test_part_is_fitted_and_read_back(rows, no_pictures, words, part, expected):
     vae = rebuild(run_directory, run_directory.config())
     found = vae.q_z_given_x.family if part == "family" else getattr(vae, part)
     assert type(found) is expected
+    if expected in {families.Flow, priors.FlowPrior}:
+        step = AffineStep if "flow" in words else SplineStep
+        assert {type(s) for s in found.steps} == {step}
     # The weights are those of the fit, and draws lie where the likelihood says.
     weights = torch.load(run_directory.file("weights.pt"), weights_only=True)
     for name, value in vae.state_dict().items():
@@ -166,8 +171,13 @@ def test_objectives_and_weights_of_the_kl_reach_fit():
     for name in kinds.OBJECTIVES:
         made = options_of(f"--objective {name}")["elbo"]
         assert type(made) is type(training_choice.OBJECTIVE_OF[name](2))
-    dreg = options_of("--objective dreg:7")["elbo"]
-    assert (dreg.num_particles, dreg.gradient) == (7, "doubly_reparametrized")
+    for name, gradient in (
+        ("iwae", "plain"),
+        ("stl", "sticking_the_landing"),
+        ("dreg", "doubly_reparametrized"),
+    ):
+        made = options_of(f"--objective {name}:7")["elbo"]
+        assert (made.num_particles, made.gradient) == (7, gradient)
     assert options_of("--kl-weight 0.25")["kl_weight"] == 0.25
     warmup = options_of("--kl-warmup 0.5")["kl_weight"]
     assert [warmup(t) for t in (0.0, 0.25, 0.5, 1.0)] == [0.0, 0.5, 1.0, 1.0]
@@ -188,11 +198,14 @@ def test_objectives_and_weights_of_the_kl_reach_fit():
         ("--prior student:x", "must have a positive number after student:; got 'student:x'"),
         ("--prior laplace:2", "must be 'laplace' without a number; got 'laplace:2'"),
         ("--likelihood bernoulli --fixed-variance", "fixed-variance must go with a likelihood"),
+        ("--likelihood bernoulli --variance 0.3", "variance must go with a likelihood"),
+        ("--likelihood normal", "got 'normal'. Did you mean 'gaussian'"),
+        ("--prior gaussian", "got 'gaussian'. Did you mean 'normal'"),
+        ("--family full-covariance", "got 'full-covariance'. Did you mean 'full'"),
         ("--likelihood poisson", "x must hold counts .*Poisson"),
         ("--free-bits 0.1 --objective iwae", "free-bits must go with the objective trace"),
         ("--kl-weight -1", "--kl-weight: must be 0 or a positive number; got '-1'"),
         ("--kl-weight 1 --kl-warmup 0.5", "not allowed with argument"),
-        ("--family lowrank:3", "rank must not exceed latent_dim = 2; got 3"),
         ("--prior vamp:5000", "pseudo|components"),
     ],
 )
@@ -201,6 +214,24 @@ def test_wrong_name_or_number_is_told_in_one_line_and_leaves_nothing(tmp_path, w
     assert (answer.status, answer.out) == (2, "")
     assert re.search(message, answer.err.splitlines()[-1])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_command_of_the_readme_runs():
+    text = (Path(__file__).parents[1] / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"`pyro-vae (fit --prior [^`]+)`", text)
+    with pytest.warns(UserWarning, match="lowrank:4|density") as told:
+        printed = ran(*command.split(), *TINY)
+    messages = "".join(str(warning.message) for warning in told)
+    assert "lowrank:4 has rank 2 in 2 latent dimensions" in messages
+    assert "not a normalized density" in messages
+    assert "KL averaged over draws" in printed
+
+
+def test_report_says_what_was_maximized(rows, no_pictures):
+    words = "--data numbers.npy --objective dreg:2 --kl-weight 0.5"
+    printed = ran("fit", *words.split(), *TINY)
+    assert "trained with the objective dreg:2 and a KL weight of 0.5; the ELBO above" in printed
+    assert "trained with" not in ran("fit", "--data", "numbers.npy", *TINY)
 
 
 # --- configurations ----------------------------------------------------------------------------
@@ -223,6 +254,36 @@ def test_run_is_fitted_again_from_its_configuration(rows, no_pictures):
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
     assert not all(torch.equal(weights[0][key], weights[2][key]) for key in weights[0])
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "section", "expected"),
+    [
+        ("--kl-warmup 0.5", "--kl-weight 0.5", "fit", {"kl_weight": 0.5}),
+        ("", "--kl-warmup 0.5", "fit", {"kl_warmup": 0.5}),
+        ("--free-bits 0.1", "--kl-warmup 0.5", "fit", {"kl_warmup": 0.5}),
+        ("--raw", "--divide 2", "data", {"divide": 2.0, "raw": False}),
+        ("--standardize", "--no-standardize", "data", {"standardize": False}),
+        (
+            "--fixed-variance",
+            "--variance-per-feature",
+            "model",
+            {"learn_variance": True, "variance_per_feature": True},
+        ),
+        ("--fixed-variance", "--no-fixed-variance", "model", {"learn_variance": True}),
+        ("--hidden 7 5", "--hidden 9", "model", {"hidden": [9]}),
+        ("--seed 3", "--latent-dim 3", "fit", {"seed": 3}),
+    ],
+)
+def test_command_line_overrules_a_configuration(
+    rows, no_pictures, first, second, section, expected
+):
+    ran("fit", "--data", "numbers.npy", *TINY, *first.split(), "--out", "first")
+    ran("fit", "--config", "first", "--quiet", *second.split(), "--out", "second")
+    found = config("second")[section]
+    assert {key: found.get(key) for key in expected} == expected
+    others = {"kl_weight", "kl_warmup", "free_bits"} & set(found)
+    assert len(others) == 1 if section == "fit" else not others
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,16 @@ def test_model_is_as_it_was_and_the_guide_is_not():
         assert torch.equal(value, before[name]) != name.startswith("q_z_given_x"), name
 
 
+@pytest.mark.parametrize("num_frozen", [1, 4])
+def test_model_that_was_frozen_already_is_held_with_its_averages(num_frozen):
+    vae, x = vae_with_moving_parts(), torch.randn(11, 6)
+    for layer in list(vae.p_x_given_z.decoder)[:num_frozen]:
+        layer.requires_grad_(False)
+    before = state(vae.p_x_given_z)
+    fitted(vae, x)
+    assert all(torch.equal(v, before[n]) for n, v in vae.p_x_given_z.state_dict().items())
+
+
 def test_everything_can_be_trained_again_afterwards():
     vae, x = vae_with_moving_parts(), torch.randn(11, 6)
     vae.p_x_given_z.decoder[0].weight.requires_grad_(False)  # the user's own choice stays

@@ -34,7 +34,7 @@ def linear_guide(scale):
     with torch.no_grad():
         encoder.weight.zero_()[:2] = slope
         encoder.bias[:2] = -slope @ TRUTH.mean
-        encoder.bias[2 + places[1, 0]] = tril[1, 0]
+        encoder.bias[2 + places[1, 0]] = tril[1, 0] / tril[1, 1] * 2**0.5
         encoder.bias[2 + places.diagonal()] = raw
     guide = guides.AmortizedGuide(family, encoder)
     expected = TRUTH.posterior(torch.ones(1, 4))

@@ -61,6 +61,19 @@ def test_gaussian_and_bernoulli_vaes_are_what_they_say():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"family": families.LowRankNormal}, "family must be made from latent_dim alone.*rank"),
+        ({"prior": priors.GaussianMixture}, "prior must be made from latent_dim alone"),
+        ({"prior": priors.VampPrior}, r"vae.with_prior\(priors.VampPrior.from_data"),
+    ],
+)
+def test_kinds_that_need_more_say_how_to_give_it(options, message):
+    with pytest.raises(TypeError, match=message):
+        pv.bernoulli_vae(features=6, latent_dim=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"family": families.DiagonalNormal(2)}, "family must be a class such as"),
         ({"prior": priors.StandardNormal(2)}, "prior must be a class such as"),
         ({"likelihood": "bernoulli"}, "likelihood must be a class such as .*; got 'bernoulli'"),

@@ -348,6 +348,19 @@ def test_with_part_rejects_parts_that_do_not_fit(swap, error, message):
         swap(pv.VAE(**parts()))
 
 
+@pytest.mark.parametrize(
+    "distribution",
+    [
+        dist.Uniform(-torch.ones(2), 1.0).to_event(1),
+        dist.Gamma(torch.ones(2), 1.0).to_event(1),
+        dist.Bernoulli(torch.full((2,), 0.5)).to_event(1),
+    ],
+)
+def test_prior_without_density_where_the_guide_draws_raises(distribution):
+    with pytest.raises(ValueError, match="prior must have a density wherever the guide draws"):
+        pv.VAE(**parts(prior=priors.Fixed(distribution)))
+
+
 def test_mean_of_a_flow_is_the_image_of_its_bases_mean():
     family = families.Flow(3, num_steps=2, context_dim=4)
     vae = small_vae(family=lambda k: family)

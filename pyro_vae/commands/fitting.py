@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae import baselines, diagnostics, likelihoods, plots, priors
 from pyro_vae.commands.data_choice import as_images, data_settings, load
-from pyro_vae.commands.model_choice import build, heading, is_density
+from pyro_vae.commands.model_choice import VARIANCE, build, has_variance, heading, is_density
 from pyro_vae.commands.progress import shows_progress
 from pyro_vae.commands.training_choice import training_options
 from pyro_vae.datasets import Dataset
@@ -75,6 +75,7 @@ def fit(options: Namespace) -> None:
         reference=reference,
         closing=[
             *_variance_in_words(vae, terms),
+            *_training_in_words(settings["fit"], terms),
             *gain,
             *(["Ctrl-C ended the fit early."] if result.interrupted else []),
             f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
@@ -107,7 +108,7 @@ def _settings(options: Namespace) -> dict[str, Any]:
             "prior": options.prior,
             "likelihood": options.likelihood,
             "family": options.family,
-            "variance": options.variance,
+            "variance": options.variance or (VARIANCE if has_variance(options) else None),
             "learn_variance": not options.fixed_variance,
             "variance_per_feature": options.variance_per_feature,
             "variance_of_z": options.variance_of_z,
@@ -189,7 +190,7 @@ def _draw(
                 image_shape=shape,
                 columns=columns,
                 data=some.x.flatten(1),
-                title="means of $p(x|z)$, $z$ from the prior",
+                title=f"{'means of' if shape else 'draws from'} $p(x|z)$, $z$ from the prior",
             ),
             "latent": plots.latent(means, covariances, some.labels, prior=draws),
         }
@@ -214,6 +215,25 @@ def _moments(q: Any) -> tuple[Tensor, Tensor]:
         centered = draws - draws.mean(0)
         covariances = torch.einsum("sni,snj->nij", centered, centered) / (len(draws) - 1)
         return draws.mean(0), covariances
+
+
+def _training_in_words(fit: Mapping[str, Any], terms: list[xr.Dataset]) -> list[str]:
+    """What was maximized if not the ELBO, and that the KL is sampled where it is."""
+    weights = {
+        "kl_weight": "a KL weight of {}",
+        "kl_warmup": "a KL weight that rises over {} of training",
+        "free_bits": "{} nats of KL free in each dimension",
+    }
+    said = [f"the objective {fit['objective']}"] if fit["objective"] != "trace" else []
+    said += [
+        text.format(fit[key])
+        for key, text in weights.items()
+        if fit[key] is not None and (key, fit[key]) != ("kl_weight", 1.0)
+    ]
+    lines = [f"trained with {' and '.join(said)}; the ELBO above is the bound"] if said else []
+    if not all(part.attrs["kl_is_analytic"] for part in terms):
+        lines.append("KL averaged over draws: q(z|x) and p(z) have no closed form for it")
+    return lines
 
 
 def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:

@@ -1,6 +1,8 @@
 """Which VAE: a configuration to a VAE, new or fitted."""
 
 import math
+import warnings
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +19,7 @@ from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
 from pyro_vae.vae import VAE
 
-__all__ = ["build", "heading", "is_density", "rebuild"]
+__all__ = ["VARIANCE", "build", "has_variance", "heading", "is_density", "rebuild"]
 
 # Each kind's number, as the user wrote it or by default, to a class or a partial of one.
 PRIOR_OF: dict[str, Callable[[Any], Callable[[int], nn.Module]]] = {
@@ -33,7 +35,7 @@ PRIOR_OF: dict[str, Callable[[Any], Callable[[int], nn.Module]]] = {
 FAMILY_OF: dict[str, Callable[[Any], Callable[[int], families.Family]]] = {
     "isotropic": lambda _: families.IsotropicNormal,
     "diagonal": lambda _: families.DiagonalNormal,
-    "lowrank": lambda n: partial(families.LowRankNormal, rank=n),
+    "lowrank": lambda n: partial(_low_rank, int(n)),
     "full": lambda _: families.FullCovarianceNormal,
     "flow": lambda n: partial(families.Flow, num_steps=n, steps=families.affine_steps),
     "spline": lambda n: partial(families.Flow, num_steps=n, steps=families.spline_steps),
@@ -59,6 +61,9 @@ WITH_VARIANCE = {"gaussian": 1.0, "lognormal": 1.0}
 WITH_SCALE = {"laplace": 0.5, "student": 1.0, "discretized_logistic": 3 / math.pi**2}
 """Kinds that have a scale instead: its square as a multiple of the variance that it stands for
 (of the scale mixture's normal, for Student's t)."""
+
+VARIANCE = 0.1
+"""Where a variance starts, or stays, unless another is asked for."""
 
 DENSITIES = {"gaussian", "laplace", "student", "lognormal", "continuous_bernoulli", "beta"}
 """Kinds that are densities of x, and so comparable with probabilistic PCA's."""
@@ -149,6 +154,23 @@ def is_density(model: Mapping[str, Any]) -> bool:
     return parse_kind(model["likelihood"], LIKELIHOODS)[0] in DENSITIES
 
 
+def has_variance(options: Namespace) -> bool:
+    """Whether p(x|z) has a variance, or a scale that stands for one."""
+    return parse_kind(options.likelihood, LIKELIHOODS)[0] in {*WITH_VARIANCE, *WITH_SCALE}
+
+
+def _low_rank(rank: int, latent_dim: int) -> families.Family:
+    """Diagonal plus low rank, of full rank where more is asked for: the same family."""
+    if rank > latent_dim:
+        warnings.warn(
+            f"family lowrank:{rank} has rank {latent_dim} in {latent_dim} latent dimensions, "
+            "where every covariance is in reach already. For more pass --latent-dim.",
+            UserWarning,
+            stacklevel=2,
+        )
+    return families.LowRankNormal(latent_dim, min(rank, latent_dim))
+
+
 def _without_pseudo_inputs(
     model: Mapping[str, Any], event_shape: tuple[int, ...], *, seed: int
 ) -> VAE:
@@ -184,6 +206,7 @@ def _likelihood(
         asked = [
             name
             for name, is_asked in (
+                ("variance", model.get("variance") is not None),
                 ("fixed-variance", not model["learn_variance"]),
                 ("variance-per-feature", model["variance_per_feature"]),
                 ("variance-of-z", model["variance_of_z"]),
@@ -197,7 +220,7 @@ def _likelihood(
             )
         return made
     as_variance = kind in WITH_VARIANCE
-    start = model["variance"] * (WITH_VARIANCE | WITH_SCALE)[kind]
+    start = (model.get("variance") or VARIANCE) * (WITH_VARIANCE | WITH_SCALE)[kind]
     spread = start if as_variance else math.sqrt(start)
     value: float | Tensor | nn.Module = spread
     if model["variance_per_feature"]:

@@ -3,12 +3,32 @@
 from typing import Any
 
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence, register_kl
+from torch.distributions import (
+    Independent,
+    LowRankMultivariateNormal,
+    Normal,
+    kl_divergence,
+    register_kl,
+)
 
 from .cholesky_normal import CholeskyNormal
 from .factor_normal import FactorNormal
 
 __all__: list[str] = []
+
+
+@register_kl(Independent, LowRankMultivariateNormal)
+def _kl_independent_low_rank(q: Any, p: Any) -> Tensor:
+    r"""KL from independent normals to a low-rank one, the last pair of normals without one.
+
+    .. math:: \mathrm{KL}(q \,\|\, p) = -\log p(\mu)
+              + \tfrac12 \sum_j \sigma_j^2 (\Sigma_p^{-1})_{jj} - H(q)
+    """
+    if not isinstance(q.base_dist, Normal) or q.reinterpreted_batch_ndims != 1:
+        raise NotImplementedError
+    precisions = p.precision_matrix.diagonal(dim1=-2, dim2=-1)
+    spread = 0.5 * (q.base_dist.variance * precisions).sum(-1)
+    return spread - p.log_prob(q.base_dist.loc) - q.entropy()
 
 
 @register_kl(CholeskyNormal, Independent)

@@ -56,7 +56,9 @@ class SharedVarianceNormal(dist.TorchDistribution):
             )
         self.loc = loc
         self._variance = variance
-        super().__init__(loc.shape[:split], loc.shape[split:], validate_args=validate_args)
+        # Part of a shape is a plain tuple where a tensor traces its origin (TraceGraph_ELBO).
+        batch_shape, event_shape = torch.Size(loc.shape[:split]), torch.Size(loc.shape[split:])
+        super().__init__(batch_shape, event_shape, validate_args=validate_args)
         positive = variance > 0
         if self._validate_args and not (
             bool(positive.all()) if isinstance(positive, Tensor) else positive

@@ -11,7 +11,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.autoregressive import affine_steps
 
 from .family import Family
-from .normal import DiagonalNormal
+from .normal import DiagonalNormal, IsotropicNormal
 
 __all__ = ["Flow"]
 
@@ -91,7 +91,7 @@ class Flow(Family):
         diagonal = DiagonalNormal(k, min_scale=self.min_scale, max_scale=self.max_scale)
         if isinstance(other, DiagonalNormal) and self._has_scales_of(other):
             first = torch.eye(2 * k, device="cpu")
-        elif isinstance(other, Family) and not isinstance(other, Flow):
+        elif isinstance(other, IsotropicNormal) and self._has_scales_of(other):
             first, _ = diagonal.embedding(other)
         else:
             return super().embedding(other)

@@ -1,5 +1,7 @@
 """Normal families, by what their covariance may be: isotropic, diagonal, low rank, full."""
 
+import math
+
 import torch
 from pyro import distributions as dist
 from torch import Tensor
@@ -148,6 +150,16 @@ class LowRankNormal(Family):
         factor = scale.unsqueeze(-1) * raw_factor.unflatten(-1, (k, self.rank))
         return FactorNormal(loc, factor, scale.square())
 
+    def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
+        """Contains the diagonal family at A = 0, which is no place to start from."""
+        if isinstance(other, IsotropicNormal | DiagonalNormal):
+            raise ValueError(
+                f"family must not start from {type(other).__name__}; got {self}. At F = 0 its "
+                "gradient vanishes, and F would stay 0: use an encoder of its own, or the full "
+                "covariance."
+            )
+        return super().embedding(other)
+
     def start_params(self) -> Tensor:
         """Zeros but for a small A: at A = 0 its gradient vanishes, and it would stay there."""
         k = self.event_shape[0]
@@ -203,7 +215,7 @@ class FullCovarianceNormal(Family):
         loc, raw = params[..., :latent_dim], params[..., latent_dim:]
         raw_tril = fill_triangle(raw, latent_dim)
         scale = self._scale(raw_tril.diagonal(dim1=-2, dim2=-1))
-        below = scale.unsqueeze(-1) * raw_tril.tril(-1)
+        below = (scale / math.sqrt(latent_dim)).unsqueeze(-1) * raw_tril.tril(-1)
         return CholeskyNormal(loc, scale_tril=below + scale.diag_embed())
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:

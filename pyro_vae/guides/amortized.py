@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from pyro_vae.families import Family
 from pyro_vae.output_layers import with_affine_output
 
-from .guide import FamilyGuide
+from .guide import FamilyGuide, check_family
 
 __all__ = ["AmortizedGuide"]
 
@@ -63,5 +63,6 @@ class AmortizedGuide(FamilyGuide):
             >>> torch.allclose(full(x).variance, guide(x).variance)
             True
         """
+        check_family(family)
         matrix, shift = family.embedding(self.family)
         return AmortizedGuide(family, with_affine_output(self.encoder, matrix, shift))

@@ -1,6 +1,7 @@
 """What guides over a family share: parameters for x, and the family's distribution of them."""
 
 import abc
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -10,6 +11,19 @@ from pyro_vae.distributions import DistributionModule
 from pyro_vae.families import Family
 
 __all__ = ["FamilyGuide"]
+
+
+def check_family(family: Any) -> None:
+    """Refuse a class in a family's place.
+
+    Raises:
+        TypeError: If ``family`` declares no ``event_shape``.
+    """
+    if not hasattr(family, "event_shape"):
+        raise TypeError(
+            f"family must be an instance that declares event_shape; got {family!r}. "
+            "Write families.DiagonalNormal(latent_dim), not the class alone."
+        )
 
 
 class FamilyGuide(DistributionModule, abc.ABC):
@@ -30,11 +44,7 @@ class FamilyGuide(DistributionModule, abc.ABC):
 
     def __init__(self, family: Family) -> None:
         super().__init__()
-        if not hasattr(family, "event_shape"):
-            raise TypeError(
-                f"family must be an instance that declares event_shape; got {family!r}. "
-                "Write families.DiagonalNormal(latent_dim), not the class alone."
-            )
+        check_family(family)
         self.event_shape = torch.Size(family.event_shape)
         self.family = family
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.families import Family
+from pyro_vae.modes import evaluation_mode
 
 from .amortized import AmortizedGuide
-from .guide import FamilyGuide
+from .guide import FamilyGuide, check_family
 
 __all__ = ["PerDatumGuide"]
 
@@ -75,7 +76,7 @@ class PerDatumGuide(FamilyGuide):
             >>> torch.equal(PerDatumGuide.from_amortized(guide, x)(x).mean, guide(x).mean)
             True
         """
-        with torch.no_grad():
+        with torch.no_grad(), evaluation_mode(guide):
             table = guide.params(x)
         new = cls(copy.deepcopy(guide.family), len(x))
         new.table = nn.Parameter(table.clone())
@@ -101,7 +102,8 @@ class PerDatumGuide(FamilyGuide):
         lowest, highest = (int(rows.min()), int(rows.max())) if rows.numel() else (0, 0)
         if rows.dim() != 1 or not 0 <= lowest <= highest < self.num_rows:
             raise ValueError(
-                f"index must hold row numbers from 0 to {self.num_rows - 1}; got {index}."
+                f"index must hold row numbers from 0 to {self.num_rows - 1}; got "
+                f"{lowest if lowest < 0 else highest}."
             )
         outer = self._rows
         self._rows = rows if outer is None else outer[rows]
@@ -133,6 +135,7 @@ class PerDatumGuide(FamilyGuide):
         Raises:
             ValueError: If it does not.
         """
+        check_family(family)
         matrix, shift = (t.to(self.table) for t in family.embedding(self.family))
         new = PerDatumGuide(family, self.num_data)
         new.table = nn.Parameter(self.table.detach() @ matrix.mT + shift)

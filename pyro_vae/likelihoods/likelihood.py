@@ -128,22 +128,23 @@ class Likelihood(DistributionModule, abc.ABC):
             ValueError: If the decoder returns another number of outputs.
         """
         y: Tensor = self.decoder(z)
-        batch, shape = z.shape[:-1], self.event_shape
+        # Of a tensor that traces where it came from (TraceGraph_ELBO) a shape is a tuple.
+        given, batch, shape = torch.Size(y.shape), torch.Size(z.shape[:-1]), self.event_shape
         if self.outputs_per_feature > 1:
             shape = torch.Size((self.outputs_per_feature, *shape))
-        if y.shape == batch + shape:
+        if given == batch + shape:
             return y
         split = len(batch)
-        if y.shape[:split] != batch or y.shape[split:].numel() != shape.numel():
-            raise ValueError(self._misfit(y, batch))
+        if given[:split] != batch or given[split:].numel() != shape.numel():
+            raise ValueError(self._misfit(given, batch))
         return y.reshape(batch + shape)
 
-    def _misfit(self, y: Tensor, batch: torch.Size) -> str:
+    def _misfit(self, given: torch.Size, batch: torch.Size) -> str:
         n, m = self.event_shape.numel(), self.outputs_per_feature
-        if y.shape[: len(batch)] != batch:
-            got = f"shape {tuple(y.shape)} for z with batch shape {tuple(batch)}"
+        if given[: len(batch)] != batch:
+            got = f"shape {tuple(given)} for z with batch shape {tuple(batch)}"
         else:
-            got = f"{y.shape[len(batch) :].numel()} (shape {tuple(y.shape)})"
+            got = f"{given[len(batch) :].numel()} (shape {tuple(given)})"
         each = f", {m} for each of the {n} features of x" if m > 1 else ""
         return (
             f"decoder must return {self.num_outputs} numbers for each z{each}; got {got}. Give it "

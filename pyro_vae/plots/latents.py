@@ -19,7 +19,7 @@ __all__ = ["latent"]
 
 NUM_BINS = 400
 PRIOR_RADII = (1, 2)
-OUTER = (0.005, 0.995)
+OUTER = (0.025, 0.975)
 """Quantiles of draws from the prior that a picture reaches: a heavy tail would fill it."""
 DRAWS_STYLE: dict[str, Any] = {
     "color": "0.75",

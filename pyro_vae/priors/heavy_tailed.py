@@ -5,7 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
-from pyro_vae.distributions import DistributionModule
+from pyro_vae.distributions import DistributionModule, FixedDfStudentT
 
 __all__ = ["Laplace", "StudentT"]
 
@@ -75,18 +75,15 @@ class StudentT(_Independent):
         -1.1447
     """
 
-    df: Tensor
-
     def __init__(self, latent_dim: int, *, df: float = 4.0, scale: float = 1.0) -> None:
         super().__init__(latent_dim, scale)
-        df = finite_number(df, "df", "positive and finite", above=0)
-        self.register_buffer("df", torch.full(self.event_shape, df), persistent=False)
+        self.df = finite_number(df, "df", "positive and finite", above=0)
 
     def forward(self) -> dist.TorchDistribution:
         """Distribution with batch shape ``()`` and event shape ``(k,)``."""
-        return dist.StudentT(self.df, self.loc, self.scale).to_event(1)
+        return FixedDfStudentT(self.df, self.loc, self.scale).to_event(1)
 
     def extra_repr(self) -> str:
         """Shown by ``print``."""
-        k, df, scale = self.event_shape[0], self.df[0].item(), self.scale[0].item()
-        return f"latent_dim={k}, df={df:.4g}, scale={scale:.4g}"
+        k, scale = self.event_shape[0], self.scale[0].item()
+        return f"latent_dim={k}, df={self.df:.4g}, scale={scale:.4g}"

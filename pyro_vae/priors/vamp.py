@@ -1,5 +1,6 @@
 """The prior that is a mixture of the guide's own answers to learned pseudo-inputs."""
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Self
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from pyro_vae.arguments import positive_integer
 from pyro_vae.datasets import checked_rows
 from pyro_vae.distributions import DistributionModule
+from pyro_vae.modes import evaluation_mode
 from pyro_vae.seeding import generator
 
 __all__ = ["VampPrior"]
@@ -83,6 +85,7 @@ class VampPrior(DistributionModule):
         num_components: int = 50,
         seed: int = 0,
         learn_weights: bool = False,
+        columns: Sequence[str] | None = None,
     ) -> Self:
         """A prior whose pseudo-inputs start at random rows of the data, no two of them equal.
 
@@ -93,6 +96,8 @@ class VampPrior(DistributionModule):
             num_components: Number K of rows.
             seed: Seed of the choice.
             learn_weights: Whether the weights are learned.
+            columns: Names of the features in the order in which the guide knows them, as
+                ``vae.columns`` has them after a fit; those of a table are matched to them.
 
         Raises:
             ValueError: If x has fewer distinct rows than that, or holds NaN or infinity.
@@ -107,7 +112,7 @@ class VampPrior(DistributionModule):
             [1.0, 2.0]
         """
         num_components = positive_integer(num_components, "num_components")
-        rows = checked_rows(x, dtype=_reference(guide).dtype).tensor
+        rows = checked_rows(x, dtype=_reference(guide).dtype, columns=columns).tensor
         order = torch.randperm(len(rows), generator=generator(seed, "pseudo-inputs"), device="cpu")
         chosen: dict[tuple[float, ...], int] = {}
         for i in order.tolist():
@@ -126,7 +131,11 @@ class VampPrior(DistributionModule):
     def forward(self) -> dist.MixtureSameFamily:
         """Distribution with batch shape ``()`` and the guide's event shape."""
         weights = dist.Categorical(logits=self.logits)
-        return dist.MixtureSameFamily(weights, self.guide(self.pseudo_inputs))
+        # A batch of pseudo-inputs has no statistics that BatchNorm should use or learn, and p(z)
+        # must not depend on dropout's noise.
+        with evaluation_mode(self.guide):
+            components = self.guide(self.pseudo_inputs)
+        return dist.MixtureSameFamily(weights, components)
 
     def extra_repr(self) -> str:
         """Shown by ``print``."""
