@@ -243,3 +243,18 @@ def test_shared_variance_normal_rejects_values_that_are_not_numbers():
     p = SharedVarianceNormal(torch.zeros(3, 2), 1.0, event_dim=1)
     with pytest.raises(ValueError, match="support"):
         p.log_prob(torch.full((3, 2), math.nan))
+
+
+def test_independent_normals_have_a_closed_form_kl_to_a_low_rank_normal():
+    q = dist.Normal(torch.randn(5, 4), torch.rand(5, 4) + 0.3).to_event(1)
+    factor, diagonal = torch.randn(4, 2), torch.rand(4) + 0.2
+    for p in (
+        FactorNormal(torch.randn(4), factor, diagonal),
+        dist.LowRankMultivariateNormal(torch.randn(4), factor, diagonal),
+    ):
+        expected = kl_divergence(
+            dist.MultivariateNormal(q.mean, q.variance.diag_embed()),
+            dist.MultivariateNormal(p.loc, factor @ factor.mT + diagonal.diag_embed()),
+        )
+        torch.testing.assert_close(kl_divergence(q, p), expected, rtol=0, atol=1e-10)
+        torch.testing.assert_close(kl_divergence(q, p.expand((5,))), expected, rtol=0, atol=1e-10)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import MAX_Z
+from pyro.infer import RenyiELBO, TraceGraph_ELBO
 
 import pyro_vae as pv
 from pyro_vae import families, likelihoods, priors
@@ -68,6 +69,22 @@ def data_for(likelihood):
     if likelihood is likelihoods.DiscretizedLogistic:
         return np.round(15 * unit) / 15
     return np.floor(8 * unit)  # counts, zeros among them
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=lambda c: c.__name__)
+@pytest.mark.parametrize("objective", [TraceGraph_ELBO(), RenyiELBO(num_particles=2)])
+def test_objectives_take_a_prior_that_cannot_be_reparametrized(objective, likelihood):
+    x = torch.from_numpy(data_for(likelihood))[:40]
+    vae = pv.make_vae(
+        features=FEATURES,
+        latent_dim=LATENT,
+        hidden=(16,),
+        likelihood=LIKELIHOODS[likelihood],
+        prior=PRIORS[priors.GaussianMixture],
+    )
+    fit = pv.fit(vae, x, epochs=1, elbo=objective, progress=False)
+    assert fit.num_skipped == 0
+    assert np.isfinite(fit.history["loss"].iloc[0])
 
 
 def test_grid_has_every_part():

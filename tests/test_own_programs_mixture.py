@@ -9,7 +9,13 @@ import pyro.distributions as dist
 import pytest
 import torch
 from conftest import MAX_Z
-from pyro.infer import TraceEnum_ELBO, config_enumerate
+from pyro.infer import (
+    RenyiELBO,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    config_enumerate,
+)
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
@@ -141,6 +147,17 @@ def test_loss_of_a_mixture_is_minus_the_elbo(name):
     expected = programs.decoders.log_evidence(x).mean().item()
     np.testing.assert_allclose(fit.history["elbo"], expected, rtol=0, atol=1e-10)
     np.testing.assert_allclose(fit.history["loss"], -expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    "objective", [Trace_ELBO(), TraceMeanField_ELBO(), RenyiELBO(alpha=0.5, num_particles=2)]
+)
+def test_objective_that_cannot_sum_out_a_site_is_refused_before_the_first_step(objective):
+    programs = PROGRAMS["y summed out"]()
+    x = programs.decoders.simulate(40)
+    message = r"elbo must be TraceEnum_ELBO\(max_plate_nesting=1\) .*\['y'\] are summed out"
+    with pytest.raises(ValueError, match=message):
+        pv.fit(programs, x, epochs=1, elbo=objective, **QUIET)
 
 
 def kl_of_the_posterior(decoders, x):

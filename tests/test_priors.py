@@ -2,6 +2,7 @@ import copy
 import math
 from functools import partial
 
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -516,3 +517,47 @@ def per_datum_guide():
 def test_prior_rejects_what_does_not_fit(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def guide_with_batch_norm():
+    family = families.DiagonalNormal(2)
+    encoder = nn.Sequential(nn.BatchNorm1d(3), nn.Dropout(0.5), nn.Linear(3, family.num_params))
+    return guides.AmortizedGuide(family, encoder)
+
+
+def test_vamp_prior_neither_uses_nor_changes_the_statistics_of_its_batch_of_pseudo_inputs():
+    guide = guide_with_batch_norm()
+    prior, z = priors.VampPrior(guide, torch.randn(1, 3)), torch.randn(5, 2)
+    in_training = prior().log_prob(z)
+    assert guide.training
+    assert guide.encoder[0].num_batches_tracked == 0
+    prior.eval()
+    assert torch.equal(prior().log_prob(z), in_training)
+
+
+def test_vamp_prior_matches_the_columns_of_a_table():
+    guide = guides.AmortizedGuide(families.DiagonalNormal(2), nn.Linear(3, 4))
+    frame = pd.DataFrame(torch.randn(6, 3).numpy(), columns=list("abc"))
+    made = [
+        priors.VampPrior.from_data(guide, table, num_components=4, columns=list("abc"))
+        for table in (frame, frame[list("cba")])
+    ]
+    assert torch.equal(made[0].pseudo_inputs, made[1].pseudo_inputs)
+
+
+def test_vamp_prior_depends_on_its_seed():
+    guide = guides.AmortizedGuide(families.DiagonalNormal(2), nn.Linear(3, 4))
+    x = torch.randn(50, 3)
+    first, again, other = (
+        priors.VampPrior.from_data(guide, x, num_components=5, seed=seed).pseudo_inputs
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_student_t_is_normalized_in_single_precision_however_many_degrees_of_freedom():
+    z = torch.linspace(-12, 12, 4001, dtype=torch.float64).unsqueeze(-1)
+    p = priors.StudentT(1, df=1e6).to(torch.float32)()
+    mass = p.log_prob(z.float()).double().exp().sum() * 24 / 4000
+    assert abs(mass - 1) < 1e-5

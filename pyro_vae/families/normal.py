@@ -180,9 +180,9 @@ class FullCovarianceNormal(Family):
 
     The first k parameters are :math:`\mu`; the other :math:`k(k+1)/2` fill the lower triangle: on
     the diagonal :math:`\rho` of :math:`\sigma = \sigma_{\min} + \operatorname{softplus}(\rho)`
-    (see :class:`Family`), below it A, in units of :math:`\sigma`. So the covariance is positive
-    definite whatever the parameters are, and where the posterior is narrow the correlations are as
-    easy to learn as where it is wide.
+    (see :class:`Family`), below it :math:`\sqrt k A`. So the covariance is positive definite
+    whatever the parameters are; where the posterior is narrow the correlations are as easy to
+    learn as where it is wide; and the many numbers of a random encoder do not add up with k.
 
     Args:
         latent_dim: Dimension k of z.
