@@ -7,10 +7,10 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro import distributions as dist
-from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.assembly import ROLES, covers_the_line, declared, is_discrete, is_real, probe
 from pyro_vae.datasets import CheckedArray
 from pyro_vae.distributions import location
 from pyro_vae.modes import evaluation_mode
@@ -63,9 +63,9 @@ class VAE(ProgramModule):
 
     def __init__(self, *, prior: nn.Module, likelihood: nn.Module, guide: nn.Module) -> None:
         super().__init__()
-        self.p_z = _declared("p_z", prior)
-        self.p_x_given_z = _declared("p_x_given_z", likelihood)
-        self.q_z_given_x = _declared("q_z_given_x", guide)
+        self.p_z = declared("p_z", prior)
+        self.p_x_given_z = declared("p_x_given_z", likelihood)
+        self.q_z_given_x = declared("q_z_given_x", guide)
         self._check_parts()
 
     def model(self, x: Tensor) -> Tensor:
@@ -133,7 +133,8 @@ class VAE(ProgramModule):
         """
         num_samples = positive_integer(num_samples, "num_samples")
         with torch.no_grad(), evaluation_mode(self):
-            z = self.p_z().sample(torch.Size([num_samples]))
+            # A prior without parameters may have been left in another floating type.
+            z = self.p_z().sample(torch.Size([num_samples])).to(self.dtype)
             p: dist.TorchDistribution = self.p_x_given_z(z)
             return self._center(p) if mean else p.sample()
 
@@ -239,9 +240,23 @@ class VAE(ProgramModule):
         # A copy shares the tables in which a module keeps its parts.
         for table in ("_modules", "_parameters", "_buffers"):
             setattr(new, table, dict(getattr(self, table)))
-        setattr(new, name, _declared(name, part))
+        setattr(new, name, declared(name, part))
         new._check_parts()
         return new
+
+    def _check_types(self) -> None:
+        """Refuse parts with parameters of different floating types, which no batch could fit."""
+        found = {}
+        for name, role in ROLES.items():
+            params = (p.dtype for p in getattr(self, name).parameters() if p.is_floating_point())
+            dtype = next(params, None)
+            if dtype is not None:
+                found[role] = dtype
+        if len(set(found.values())) > 1:
+            shown = ", ".join(f"{role} {dtype}" for role, dtype in found.items())
+            raise ValueError(
+                f"parts must share one floating type; got {shown}. Call .to(dtype) on each."
+            )
 
     def _check_parts(self) -> None:
         """Run the parts once on two rows of zeros, so that a misfit shows here and not in SVI."""
@@ -251,6 +266,7 @@ class VAE(ProgramModule):
                 f"prior and guide must share a latent shape; got p(z) over "
                 f"{tuple(self.latent_shape)} and q(z|x) over {tuple(guide_shape)}."
             )
+        self._check_types()
         reference = self._reference()
         z = reference.new_zeros(2, *self.latent_shape)
         x = reference.new_zeros(2, *self.event_shape)
@@ -260,9 +276,9 @@ class VAE(ProgramModule):
             evaluation_mode(self),  # BatchNorm must not learn from the zeros
             at_rows(per_datum_parts(self), some_rows),
         ):
-            p_z = _probe("prior", self.p_z)
-            p_x_given_z = _probe("likelihood", self.p_x_given_z, z)
-            q_z_given_x = _probe("guide", self.q_z_given_x, x)
+            p_z = probe("prior", self.p_z)
+            p_x_given_z = probe("likelihood", self.p_x_given_z, z)
+            q_z_given_x = probe("guide", self.q_z_given_x, x)
         for role, made, batch, event in (
             ("prior", p_z, (), self.latent_shape),
             ("likelihood", p_x_given_z, (2,), self.event_shape),
@@ -276,71 +292,10 @@ class VAE(ProgramModule):
                     f"shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}. "
                     "Does it lack a .to_event(), or has its network another width?"
                 )
-        if _is_real(q_z_given_x) and not _covers_the_line(p_z, z):
+        if is_real(q_z_given_x) and not covers_the_line(p_z, z):
             raise ValueError(
                 f"prior must have a density wherever the guide draws, on all real vectors; got "
                 f"{type(p_z).__name__} with support {p_z.support}. Give the guide a family with "
                 "that support, or the prior one on the whole line."
             )
-        self._is_discrete = _is_discrete(p_x_given_z)
-
-
-def _is_discrete(distribution: dist.TorchDistribution) -> bool:
-    try:
-        return bool(getattr(distribution.support, "is_discrete", False))
-    except (AttributeError, NotImplementedError):  # a distribution need not declare its support
-        return False
-
-
-def _is_real(distribution: dist.TorchDistribution) -> bool:
-    try:
-        support: Any = distribution.support
-    except (AttributeError, NotImplementedError):
-        return False
-    while hasattr(support, "base_constraint"):
-        support = support.base_constraint
-    return support in {constraints.real, constraints.real_vector}
-
-
-def _covers_the_line(p: dist.TorchDistribution, z: Tensor) -> bool:
-    """Whether points far out on both sides lie in the support, where it is declared."""
-    try:
-        far = torch.stack([z[0] - FAR, z[0] + FAR])
-        support: Any = p.support
-        return bool(support.check(far).all())
-    except (AttributeError, NotImplementedError):
-        return True
-
-
-FAR = 7.25
-"""A point that no integer grid holds, and no bounded interval in use."""
-
-ROLES = {"p_z": "prior", "p_x_given_z": "likelihood", "q_z_given_x": "guide"}
-
-
-def _declared(name: str, part: Any) -> nn.Module:
-    """A part as it is, if it is a module that declares its event shape."""
-    role = ROLES[name]
-    if not isinstance(part, nn.Module):
-        raise TypeError(f"{role} must be an instance of nn.Module; got {part!r}.")
-    if getattr(part, "event_shape", None) is None:
-        raise TypeError(
-            f"{role} must declare event_shape, the shape of one event of its distribution; got "
-            f"{type(part).__name__} without it. "
-            "Set self.event_shape = torch.Size([...]) in __init__."
-        )
-    return part
-
-
-def _probe(role: str, part: nn.Module, *inputs: Tensor) -> dist.TorchDistribution:
-    try:
-        made: dist.TorchDistribution = part(*inputs)
-    except (RuntimeError, ValueError, IndexError) as error:
-        shapes = ", ".join(str(tuple(value.shape)) for value in inputs)
-        raise ValueError(f"{role} must accept an input of shape {shapes}; got: {error}") from error
-    if not (hasattr(made, "log_prob") and hasattr(made, "event_shape")):
-        raise TypeError(
-            f"{role} must return a distribution; got {type(made).__name__}. A network returns "
-            "tensors: wrap it, as likelihoods.Gaussian and guides.AmortizedGuide do."
-        )
-    return made
+        self._is_discrete = is_discrete(p_x_given_z)

@@ -12,6 +12,7 @@ ROOT = Path(pyro_vae.__file__).parent
 
 FLOOR = {
     "arguments": -1,
+    "assembly": 0,
     "autoregressive": 0,
     "bounds": -1,
     "config_file": 0,

@@ -361,6 +361,21 @@ def test_prior_without_density_where_the_guide_draws_raises(distribution):
         pv.VAE(**parts(prior=priors.Fixed(distribution)))
 
 
+def test_parts_of_different_floating_types_raise():
+    vae = small_vae(family=FAMILIES[0])
+    message = (
+        "parts must share one floating type; got likelihood torch.float64, guide torch.float32"
+    )
+    with pytest.raises(ValueError, match=message):
+        vae.with_guide(small_vae(family=FAMILIES[0]).float().q_z_given_x)
+
+
+def test_prior_without_parameters_may_have_another_floating_type():
+    vae = small_vae(family=FAMILIES[0]).with_prior(priors.StandardNormal(3).float())
+    assert vae.sample(2).dtype == torch.float64
+    assert vae.log_importance_weights(torch.zeros(4, 6), num_samples=2).dtype == torch.float64
+
+
 def test_mean_of_a_flow_is_the_image_of_its_bases_mean():
     family = families.Flow(3, num_steps=2, context_dim=4)
     vae = small_vae(family=lambda k: family)
