@@ -36,8 +36,8 @@ def kl_by_hand(q):
     return 0.5 * (scale.square() + mean.square() - 1) - scale.log()
 
 
-def loss_of(objective, model, guide, *args):
-    torch.manual_seed(1)
+def loss_of(objective, model, guide, *args, seed=1):
+    torch.manual_seed(seed)
     return objective.differentiable_loss(model, guide, *args)
 
 
@@ -61,11 +61,15 @@ def assert_same(loss, expected, vae):
 @pytest.mark.parametrize("num_particles", [1, 3])
 def test_each_dimension_has_its_floor(x, num_particles):
     vae = spread_out(families.DiagonalNormal)
-    kl = kl_by_hand(vae.encode(x)).mean(0)
-    assert sorted(kl.tolist())[0] < 0.6 < sorted(kl.tolist())[-1]
-    charged = sum(k if k > 0.6 else 0.6 for k in kl)
+    kl = kl_by_hand(vae.encode(x))
+    # Just below the middle dimension's mean, where some of its rows are below as well.
+    floor = 0.98 * kl.mean(0).median().item()
+    middle = kl.mean(0).argsort()[1]
+    assert kl.mean(0).min() < floor
+    assert (kl[:, middle] < floor).any()
+    charged = sum(k if k > floor else floor for k in kl.mean(0))
     expected = 5 * charged - log_likelihood(vae, x, num_particles=num_particles)
-    objective = FreeBits_ELBO(0.6, num_particles=num_particles)
+    objective = FreeBits_ELBO(floor, num_particles=num_particles)
     assert_same(loss_of(objective, vae.model, vae.guide, x), expected, vae)
 
 
@@ -123,9 +127,20 @@ def test_nothing_free_is_the_elbo(x, family):
 
 
 def test_nothing_free_is_the_elbo_of_several_sites():
-    programs, x = Chain(), torch.randn(5)
-    expected = loss_of(Trace_ELBO(), programs.model, programs.guide, x)
-    assert_same(loss_of(FreeBits_ELBO(0), programs.model, programs.guide, x), expected, programs)
+    programs, x = Chain(exact=True), torch.zeros(1)
+    model, guide = programs.model, programs.guide
+    torch.manual_seed(54)
+    guide_trace = poutine.trace(guide).get_trace(x)
+    model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(x)
+    guide_trace.compute_log_prob()
+    model_trace.compute_log_prob()
+    kls = [
+        guide_trace.nodes[name]["log_prob_sum"] - model_trace.nodes[name]["log_prob_sum"]
+        for name in ("z1", "z2")
+    ]
+    assert min(kls) < -0.1  # by chance: an estimate, which must not be cut off at 0
+    expected = loss_of(Trace_ELBO(), model, guide, x, seed=54)
+    assert_same(loss_of(FreeBits_ELBO(0), model, guide, x, seed=54), expected, programs)
 
 
 def test_scale_multiplies_all_of_it_and_a_kl_weight_the_kl(x):

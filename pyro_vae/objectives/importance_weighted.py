@@ -51,8 +51,9 @@ class ImportanceWeighted_ELBO(PlateObjective):  # Pyro's objectives are named so
     second is so for K = 1 alone; beyond that it is biased in :math:`\phi`. At the exact posterior
     the last two vanish in :math:`\phi` draw by draw. The signal-to-noise ratio of ``"plain"`` in
     :math:`\phi` falls as :math:`K^{-1/2}`, so a tighter bound need not train the guide better;
-    that of ``"doubly_reparametrized"`` rises as :math:`K^{1/2}`. A parameter that model and guide
-    share, as with a VampPrior, gets the sum of both contributions.
+    that of ``"doubly_reparametrized"`` rises as :math:`K^{1/2}` where the weights have a finite
+    variance, and with a guide far from the posterior may fall too. A parameter that model and
+    guide share, as with a VampPrior, gets the sum of both contributions.
 
     Programs run once for each draw, on x as it is, and all K graphs are kept until the gradient is
     taken. All but ``"plain"`` need the density of a draw as a mere value: a flow must have an
