@@ -5,7 +5,7 @@ import math
 from torch import Tensor
 from torch.nn import functional
 
-__all__ = ["bounded", "inverse_softplus", "positive"]
+__all__ = ["bounded", "inverse_positive", "positive"]
 
 REACH = 50.0
 """So far beyond a bound the gradient has vanished, and the difference of two large numbers has not
@@ -52,11 +52,20 @@ def positive(raw: Tensor, floor: float, ceiling: float) -> Tensor:
     return floor + functional.softplus(raw) - functional.softplus(raw - (ceiling - floor))
 
 
-def inverse_softplus(value: float) -> float:
-    r"""The number whose softplus is ``value``, :math:`\log(e^v - 1)`.
+def inverse_positive(value: float, floor: float, ceiling: float) -> float:
+    r"""The number that :func:`positive` makes ``value`` of.
+
+    .. math:: \log(e^w - 1) - \log(1 - e^{w - M}), \qquad w = v - \epsilon
+
+    Args:
+        value: v, strictly between floor and ceiling.
+        floor: :math:`\epsilon`.
+        ceiling: :math:`M + \epsilon`.
 
     Example:
-        >>> round(inverse_softplus(math.log(2.0)), 12)
+        >>> round(inverse_positive(math.log(2.0), 0.0, 1e3), 12)
         0.0
     """
-    return value + math.log(-math.expm1(-value))
+    excess = value - floor
+    below = -math.expm1(-excess)
+    return excess + math.log(below) - math.log1p(-math.exp(value - ceiling))

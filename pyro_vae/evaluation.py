@@ -1,6 +1,8 @@
 """The ELBO of a data set: means, standard errors, in pieces that fit in memory."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -10,10 +12,28 @@ from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import seeded
 from pyro_vae.traces import Programs, elbo_terms
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "evaluating"]
 
 ROWS_AT_A_TIME = 2000
 """Rows that go through the programs at once where an ELBO is evaluated."""
+
+
+@contextmanager
+def evaluating(programs: object, seed: int, *purpose: str, device: torch.device) -> Iterator[None]:
+    """Evaluation mode, no gradient, seeded noise, and frozen parts taken as they are.
+
+    Example:
+        >>> with evaluating(None, 0, "example", device=torch.device("cpu")):
+        ...     torch.is_grad_enabled()
+        False
+    """
+    with (
+        evaluation_mode(programs),
+        frozen_parts_allowed(),
+        torch.no_grad(),
+        seeded(seed, *purpose, device=device),
+    ):
+        yield
 
 
 def evaluate(
@@ -43,12 +63,7 @@ def evaluate(
     """
     parts = per_datum_parts(programs)
     found: list[Tensor] = []
-    with (
-        evaluation_mode(programs),
-        frozen_parts_allowed(),
-        torch.no_grad(),
-        seeded(seed, "evaluation", device=x.device),
-    ):
+    with evaluating(programs, seed, "evaluation", device=x.device):
         for piece, index in pieces(parts, x, ROWS_AT_A_TIME, rows=rows):
             with at_rows(parts, index):
                 terms = elbo_terms(programs, piece, num_samples=1)

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from pyro_vae.bounds import bounded, inverse_softplus, positive
+from pyro_vae.bounds import bounded, inverse_positive, positive
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -29,6 +29,12 @@ def test_gradient_is_left_near_a_bound():
 
 
 @pytest.mark.parametrize("value", [1e-8, 0.3, 1.0, 40.0])
-def test_inverse_softplus_inverts(value):
-    raw = torch.tensor(inverse_softplus(value))
+def test_inverse_positive_inverts(value):
+    raw = torch.tensor(inverse_positive(value, 0.0, 1e3))
     torch.testing.assert_close(functional.softplus(raw).item(), value, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("value", [0.011, 1.0, 4.9])
+def test_inverse_positive_inverts_between_its_bounds(value):
+    raw = torch.tensor(inverse_positive(value, 0.01, 5.0))
+    torch.testing.assert_close(positive(raw, 0.01, 5.0).item(), value, rtol=1e-12, atol=0)

@@ -10,10 +10,8 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.evaluation import ROWS_AT_A_TIME
-from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
+from pyro_vae.evaluation import ROWS_AT_A_TIME, evaluating
 from pyro_vae.rows import at_rows, per_datum_parts, pieces
-from pyro_vae.seeding import seeded
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import ElboTerms, Programs
 from pyro_vae.traces import elbo_terms as estimate_terms
@@ -61,12 +59,7 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
     rows = DataSource(vae, device).tensor(x, name="x")
     parts = per_datum_parts(vae)
     found, is_analytic = [], True
-    with (
-        evaluation_mode(vae),
-        frozen_parts_allowed(),
-        torch.no_grad(),
-        seeded(seed, "elbo terms", device=device),
-    ):
+    with evaluating(vae, seed, "elbo terms", device=device):
         for piece, index in pieces(parts, rows, ROWS_AT_A_TIME):
             with at_rows(parts, index):
                 terms = estimate_terms(vae, piece, num_samples=num_samples)

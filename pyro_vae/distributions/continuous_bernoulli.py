@@ -1,12 +1,13 @@
 """The continuous Bernoulli, right at every logit, in float32 too."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+
+from .expandable import Expandable
 
 __all__ = ["ContinuousBernoulli"]
 
@@ -28,7 +29,7 @@ SERIES = (
 NEAR, NEAR_QUANTILE = 1.0, 0.02
 
 
-class ContinuousBernoulli(dist.TorchDistribution):
+class ContinuousBernoulli(Expandable):
     r"""Density on [0, 1] that is exponential in x, :math:`p(x) \propto e^{lx}`.
 
     With :math:`t = l / 2`,
@@ -69,13 +70,8 @@ class ContinuousBernoulli(dist.TorchDistribution):
         self.logits = logits
         super().__init__(logits.shape, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: Any, _instance: "ContinuousBernoulli | None" = None
-    ) -> "ContinuousBernoulli":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        new = type(self)(self.logits.expand(torch.Size(batch_shape)), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(self.logits.expand(batch_shape), validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, shape ``batch_shape`` (broadcast)."""

@@ -1,19 +1,19 @@
 """Counts by the logarithm of their mean: Poisson, with too many zeros, negative binomial."""
 
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn import functional
 
+from .expandable import Expandable
 from .saddle_point import deviance_term, log_poisson_constant, stirling_remainder
 
 __all__ = ["LogMeanNegativeBinomial", "LogMeanPoisson", "LogMeanZeroInflatedPoisson"]
 
 
-class LogMeanPoisson(dist.TorchDistribution):
+class LogMeanPoisson(Expandable):
     r"""Poisson distribution given by :math:`\eta = \log \mu`.
 
     .. math:: \log p(x) = x \eta - e^\eta - \log x!
@@ -37,13 +37,8 @@ class LogMeanPoisson(dist.TorchDistribution):
         self.log_mean = log_mean
         super().__init__(log_mean.shape, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: Any, _instance: "LogMeanPoisson | None" = None
-    ) -> "LogMeanPoisson":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        new = type(self)(self.log_mean.expand(torch.Size(batch_shape)), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(self.log_mean.expand(batch_shape), validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -71,7 +66,7 @@ class LogMeanPoisson(dist.TorchDistribution):
         return torch.where(is_positive, log_prob + log_poisson_constant(weight), -self.mean)
 
 
-class LogMeanNegativeBinomial(dist.TorchDistribution):
+class LogMeanNegativeBinomial(Expandable):
     r"""Negative binomial distribution with log mean :math:`\eta` and concentration r.
 
     .. math:: p(x) = \frac{\Gamma(x + r)}{\Gamma(r)\, x!} \Big(\frac{r}{r + \mu}\Big)^{\!r}
@@ -103,14 +98,9 @@ class LogMeanNegativeBinomial(dist.TorchDistribution):
         self.concentration = concentration
         super().__init__(shape, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: Any, _instance: "LogMeanNegativeBinomial | None" = None
-    ) -> "LogMeanNegativeBinomial":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        log_mean = self.log_mean.expand(torch.Size(batch_shape))
-        new = type(self)(log_mean, self.concentration, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        log_mean = self.log_mean.expand(batch_shape)
+        return type(self)(log_mean, self.concentration, validate_args=False)
 
     @property
     def mean(self) -> Tensor:
@@ -151,7 +141,7 @@ class LogMeanNegativeBinomial(dist.TorchDistribution):
         return torch.where(is_positive, log_prob, r * log_ratio)
 
 
-class LogMeanZeroInflatedPoisson(dist.TorchDistribution):
+class LogMeanZeroInflatedPoisson(Expandable):
     r"""Poisson counts with log mean :math:`\eta`, each replaced by 0 with probability :math:`\pi`.
 
     .. math:: P(0) = \pi + (1 - \pi) e^{-\mu}, \qquad
@@ -178,16 +168,12 @@ class LogMeanZeroInflatedPoisson(dist.TorchDistribution):
         self.gate_logits, self.log_mean = torch.broadcast_tensors(gate_logits, log_mean)
         super().__init__(self.log_mean.shape, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: Any, _instance: "LogMeanZeroInflatedPoisson | None" = None
-    ) -> "LogMeanZeroInflatedPoisson":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        shape = torch.Size(batch_shape)
-        new = type(self)(
-            self.gate_logits.expand(shape), self.log_mean.expand(shape), validate_args=False
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        gate_logits, log_mean = (
+            self.gate_logits.expand(batch_shape),
+            self.log_mean.expand(batch_shape),
         )
-        new._validate_args = self._validate_args
-        return new
+        return type(self)(gate_logits, log_mean, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -1,12 +1,13 @@
 """The logistic distribution, rounded to a grid of levels."""
 
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn import functional
+
+from .expandable import Expandable
 
 __all__ = ["DiscretizedLogistic", "LevelGrid"]
 
@@ -40,7 +41,7 @@ class LevelGrid(constraints.Constraint):
         return is_level & ((level - nearest).abs() <= TOLERANCE)
 
 
-class DiscretizedLogistic(dist.TorchDistribution):
+class DiscretizedLogistic(Expandable):
     r"""Levels :math:`x_j = j / (L - 1)` with the masses of a logistic distribution in their bins.
 
     With the half width :math:`h = \frac{1}{2 (L - 1)}` of a bin, :math:`a = (x + h - \mu) / s` and
@@ -90,14 +91,9 @@ class DiscretizedLogistic(dist.TorchDistribution):
         """The levels."""
         return LevelGrid(self.levels)
 
-    def expand(
-        self, batch_shape: Any, _instance: "DiscretizedLogistic | None" = None
-    ) -> "DiscretizedLogistic":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        loc = self.loc.expand(torch.Size(batch_shape))
-        new = type(self)(loc, self.scale, levels=self.levels, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        loc = self.loc.expand(batch_shape)
+        return type(self)(loc, self.scale, levels=self.levels, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -1,13 +1,13 @@
 """The beta distribution by its mean and its concentration."""
 
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.nn import functional
 
+from .expandable import Expandable
 from .saddle_point import HALF_LOG_2PI, deviance_term, stirling_remainder
 
 __all__ = ["MeanBeta", "open_unit_interval"]
@@ -23,7 +23,7 @@ class _OpenUnitInterval(constraints.Constraint):
 open_unit_interval = _OpenUnitInterval()
 
 
-class MeanBeta(dist.TorchDistribution):
+class MeanBeta(Expandable):
     r"""Beta distribution with mean m, by its logit l, and concentration :math:`\varphi`.
 
     .. math:: p(x) = \frac{\Gamma(\varphi)}{\Gamma(m\varphi)\,\Gamma((1 - m)\varphi)}\,
@@ -56,12 +56,9 @@ class MeanBeta(dist.TorchDistribution):
         self.concentration = concentration
         super().__init__(shape, validate_args=validate_args)
 
-    def expand(self, batch_shape: Any, _instance: "MeanBeta | None" = None) -> "MeanBeta":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        mean_logits = self.mean_logits.expand(torch.Size(batch_shape))
-        new = type(self)(mean_logits, self.concentration, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        mean_logits = self.mean_logits.expand(batch_shape)
+        return type(self)(mean_logits, self.concentration, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -1,20 +1,21 @@
 """Normal observations whose variance all rows share, written so that nothing is wasted."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import _standard_normal
+
+from .expandable import Expandable
 
 __all__ = ["SharedVarianceNormal"]
 
 LOG_2PI = math.log(2 * math.pi)
 
 
-class SharedVarianceNormal(dist.TorchDistribution):
+class SharedVarianceNormal(Expandable):
     r"""Normal observations whose variance is shared by all rows: :math:`\mathcal N(x; \mu, c I)`.
 
     .. math:: \log p(x) = -\tfrac12 \sum_{j=1}^n \Big(\frac{(x_j - \mu_j)^2}{c_j}
@@ -80,14 +81,10 @@ class SharedVarianceNormal(dist.TorchDistribution):
         """Variance of each element, ``batch_shape + event_shape``."""
         return torch.zeros_like(self.loc) + self._variance
 
-    def expand(
-        self, batch_shape: Any, _instance: "SharedVarianceNormal | None" = None
-    ) -> "SharedVarianceNormal":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        loc = self.loc.expand(torch.Size(batch_shape) + self.event_shape)
-        new = type(self)(loc, self._variance, event_dim=len(self.event_shape), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        loc = self.loc.expand(batch_shape + self.event_shape)
+        event_dim = len(self.event_shape)
+        return type(self)(loc, self._variance, event_dim=event_dim, validate_args=False)
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         """Reparametrized draws, ``sample_shape + batch_shape + event_shape``."""

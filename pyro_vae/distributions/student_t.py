@@ -1,18 +1,19 @@
 """Student's t with a fixed number of degrees of freedom."""
 
 import math
-from typing import Any
+from typing import Any, Self
 
-import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions.utils import _standard_normal
 
+from .expandable import Expandable
+
 __all__ = ["FixedDfStudentT"]
 
 
-class FixedDfStudentT(dist.TorchDistribution):
+class FixedDfStudentT(Expandable):
     r"""Student's t with a fixed number :math:`\nu` of degrees of freedom.
 
     .. math:: \log p(x) = -\tfrac{\nu + 1}{2} \log\Big(1 + \frac{(x - \mu)^2}{\nu s^2}\Big)
@@ -46,14 +47,8 @@ class FixedDfStudentT(dist.TorchDistribution):
         self.loc, self.scale = loc.expand(shape), scale
         super().__init__(shape, validate_args=validate_args)
 
-    def expand(
-        self, batch_shape: Any, _instance: "FixedDfStudentT | None" = None
-    ) -> "FixedDfStudentT":
-        """The same distribution with a larger batch shape; no memory is copied."""
-        loc = self.loc.expand(torch.Size(batch_shape))
-        new = type(self)(self.df, loc, self.scale, validate_args=False)
-        new._validate_args = self._validate_args
-        return new
+    def _expanded(self, batch_shape: torch.Size) -> Self:
+        return type(self)(self.df, self.loc.expand(batch_shape), self.scale, validate_args=False)
 
     @property
     def mean(self) -> Tensor:

@@ -1,6 +1,5 @@
 """Free bits: a part of the KL that costs nothing."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ from torch import Tensor
 from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.traces import analytic_kl, site_log_probs
 
+from .kl_weight import BELOW_ZERO
 from .plate import Plate, SameRows, latent_sites
 from .plate_objective import PlateObjective, Program
 
@@ -140,4 +140,4 @@ def _kl_groups(
 
 
 def _free_nats(nats: float) -> float:
-    return finite_number(nats, "nats", "finite and not negative", above=math.nextafter(0.0, -1.0))
+    return finite_number(nats, "nats", "finite and not negative", above=BELOW_ZERO)

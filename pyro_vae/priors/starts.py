@@ -1,11 +1,11 @@
 """Where a learned prior starts: the parameters of a family at a mean and scale 1."""
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae.bounds import inverse_positive
 from pyro_vae.families import IsotropicNormal, LowRankNormal
 
 __all__ = ["unit_scale"]
@@ -50,16 +50,12 @@ def unit_scale(family: Any, loc: Tensor) -> Tensor:
             f"family must have min_scale < 1 < max_scale, as its scales start at 1; got "
             f"min_scale = {low} and max_scale = {high}."
         )
-    # The inverse of bounds.positive at 1.
-    raw = math.log(math.expm1(1 - low)) - math.log1p(-math.exp(1 - high))
-    scale = loc.new_full((*loc.shape[:-1], 1), raw)
+    scale = loc.new_full((*loc.shape[:-1], 1), inverse_positive(1.0, low, high))
     if isinstance(family, LowRankNormal):
         k = loc.shape[-1]
         factor = SMALL * torch.randn(*loc.shape[:-1], k * family.rank).to(loc)
         return torch.cat([loc, scale.expand_as(loc), factor], dim=-1)
     isotropic = torch.cat([loc, scale], dim=-1)
-    if isinstance(family, IsotropicNormal):
-        return isotropic
     contained = IsotropicNormal(loc.shape[-1], min_scale=low, max_scale=high)
     matrix, shift = family.embedding(contained)
     return isotropic @ matrix.to(loc).mT + shift.to(loc)
