@@ -19,7 +19,9 @@ ROWS_AT_A_TIME = 2000
 
 
 @contextmanager
-def evaluating(programs: object, seed: int, *purpose: str, device: torch.device) -> Iterator[None]:
+def evaluating(
+    programs: object, seed: int, *purpose: int | str, device: torch.device
+) -> Iterator[None]:
     """Evaluation mode, no gradient, seeded noise, and frozen parts taken as they are.
 
     Example:

@@ -5,20 +5,32 @@ traces of ``model`` and ``guide``, so a program that a user wrote by hand is ser
 :class:`pyro_vae.VAE`.
 """
 
+from .densities import CHUNK_SIZE as CHUNK_SIZE
 from .densities import LogDensities as LogDensities
-from .densities import Programs as Programs
 from .densities import log_densities as log_densities
+from .joint import JointDensity as JointDensity
 from .kl import analytic_kl as analytic_kl
+from .latent import LatentSite as LatentSite
+from .latent import latent_site as latent_site
+from .runs import Programs as Programs
+from .simulation import Simulation as Simulation
+from .simulation import simulate as simulate
 from .sites import site_log_probs as site_log_probs
 from .terms import ElboTerms as ElboTerms
 from .terms import elbo_terms as elbo_terms
 
 __all__ = [
+    "CHUNK_SIZE",
     "ElboTerms",
+    "JointDensity",
+    "LatentSite",
     "LogDensities",
     "Programs",
+    "Simulation",
     "analytic_kl",
     "elbo_terms",
+    "latent_site",
     "log_densities",
+    "simulate",
     "site_log_probs",
 ]

@@ -1,30 +1,25 @@
 """Log densities of the guide's draws under model and guide."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import pyro
 import torch
-from pyro import poutine
-from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from .kl import analytic_kl
-from .sites import site_log_probs
-from .summed_out import enumerating, free_dim, model_log_probs, summed_out_sites
+from .kl import analytic_entropy, analytic_kl
+from .runs import Programs, Runs, values_of, with_values
 
-__all__ = ["LogDensities", "Programs", "log_densities"]
+__all__ = ["CHUNK_SIZE", "LogDensities", "log_densities"]
 
+CHUNK_SIZE = 2000
+"""Rows times draws that go through the model at once."""
 
-class Programs(Protocol):
-    """A model and a guide: Pyro programs of the data, with their sites in the plate "data"."""
+FEW_DRAWS = 8
+"""From so many draws on, a plate of draws is worth the runs that find out whether it may be."""
 
-    def model(self, x: Tensor) -> Any:
-        """Joint density of the data, observed at x, and of the latent sites."""
-
-    def guide(self, x: Tensor) -> Any:
-        """Approximate posterior of the latent sites."""
+DRAWS_OF_THE_GUIDE = 64
+"""Draws for each run of the guide: its noise must not depend on what the model takes at once."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +38,8 @@ class LogDensities:
         analytic_kl: KL(q || p) of the single latent site, ``(N,)``, where the
             program has just one and theory has a closed form; else None.
         kl_per_dim: The same for each latent dimension, ``(N, k)``, where q and p factorize.
+        analytic_entropy: Entropy of q, ``(N,)``, under the same condition; else None.
+        entropy_per_dim: The same for each latent dimension, ``(N, k)``, where q factorizes.
     """
 
     log_p: dict[str, Tensor]
@@ -51,6 +48,8 @@ class LogDensities:
     summed_out: tuple[str, ...]
     analytic_kl: Tensor | None
     kl_per_dim: Tensor | None
+    analytic_entropy: Tensor | None
+    entropy_per_dim: Tensor | None
 
     @property
     def log_weights(self) -> Tensor:
@@ -58,13 +57,14 @@ class LogDensities:
         return sum(self.log_p.values()) - sum(self.log_q.values())  # type: ignore[return-value]
 
 
-def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDensities:
+def log_densities(
+    programs: Programs, x: Tensor, *, num_samples: int, chunk_size: int = CHUNK_SIZE
+) -> LogDensities:
     r"""Log densities of all sites at ``num_samples`` draws from the guide.
 
-    The programs run S times on x as it is. A plate of draws around them would be faster for few
-    data, but give networks a batch dimension that a user's convolutions or BatchNorm cannot take.
-    Pyro's parameter store is read where it already holds a program's parameter and is never
-    written to.
+    The programs run inside a plate of draws where they take one, which runs the encoder once for
+    64 draws; else S times on x as it is (see :class:`Runs`). Pyro's parameter store is read where
+    it already holds a program's parameter and is never written to.
 
     A discrete latent site that the model marks ``infer={"enumerate": "parallel"}`` and the guide
     does not have is summed out exactly, as ``TraceEnum_ELBO`` does. Such a mark in the guide has
@@ -79,6 +79,8 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
         programs: Model and guide.
         x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
         num_samples: Number S of draws for each datum.
+        chunk_size: Rows times draws that go through the model at once: it bounds the memory, and
+            the result does not depend on it. The guide takes the N rows of x at once.
 
     Raises:
         ValueError: If model and guide have not the same latent sites, or a site does not lie in a
@@ -91,46 +93,60 @@ def log_densities(programs: Programs, x: Tensor, *, num_samples: int) -> LogDens
         >>> sorted(densities.log_p), densities.log_weights.shape
         (['x', 'z'], torch.Size([7, 5]))
     """
-    log_ps: list[dict[str, Tensor]] = []
-    log_qs: list[dict[str, Tensor]] = []
-    enum_dim: int | None = None
-    with _StoreUntouched():
-        for draw in range(num_samples):
-            guide_trace = poutine.trace(programs.guide).get_trace(x)
-            model_trace = _replayed(programs.model, guide_trace, x, enum_dim)
-            if draw == 0:
-                summed_out = summed_out_sites(model_trace, guide_trace)
-                if summed_out:
-                    enum_dim = free_dim(model_trace)
-                    model_trace = _replayed(programs.model, guide_trace, x, enum_dim)
-            log_ps.append(model_log_probs(model_trace, len(x), summed_out))
-            log_qs.append(site_log_probs(guide_trace, len(x)))
-    log_p, log_q = _stacked(log_ps), _stacked(log_qs)
-    observed = tuple(name for name in log_p if model_trace.nodes[name]["is_observed"])
-    kl, kl_per_dim = analytic_kl(model_trace, guide_trace, list(log_q))
-    return LogDensities(log_p, log_q, observed, tuple(summed_out), kl, kl_per_dim)
+    runs = Runs(programs, x)
+    if num_samples >= FEW_DRAWS and runs.takes_draws:
+        found = list(_many_at_once(runs, num_samples, max(1, chunk_size // max(1, len(x)))))
+    else:
+        found = list(_one_by_one(runs, num_samples))
+    log_p, log_q = (_joined([pair[side] for pair in found]) for side in (0, 1))
+    kl, kl_per_dim = analytic_kl(runs.model_trace, runs.guide_trace, list(log_q))
+    entropy, entropy_per_dim = analytic_entropy(runs.guide_trace, list(log_q))
+    return LogDensities(
+        log_p=log_p,
+        log_q=log_q,
+        observed=runs.observed,
+        summed_out=tuple(runs.summed_out),
+        analytic_kl=kl,
+        kl_per_dim=kl_per_dim,
+        analytic_entropy=entropy,
+        entropy_per_dim=entropy_per_dim,
+    )
 
 
-class _StoreUntouched(Messenger):
-    """Answers param statements that the store does not know without registering them there."""
-
-    def _pyro_param(self, msg: Any) -> None:
-        if msg["name"] in pyro.get_param_store() or len(msg["args"]) < 2:
-            return
-        init = msg["args"][1]
-        msg["value"] = init() if callable(init) and not isinstance(init, Tensor) else init
-        msg["done"] = True
+Pair = tuple[dict[str, Tensor], dict[str, Tensor]]
 
 
-def _replayed(
-    model: Callable[..., Any], guide_trace: poutine.Trace, x: Tensor, enum_dim: int | None
-) -> poutine.Trace:
-    """Trace of the model at the guide's draws."""
-    program: Callable[..., Any] = poutine.replay(model, trace=guide_trace)
-    if enum_dim is not None:
-        program = enumerating(program, enum_dim)
-    return poutine.trace(program).get_trace(x)
+def _one_by_one(runs: Runs, num_samples: int) -> Iterator[Pair]:
+    """Log densities of the model's and the guide's sites, ``(1, N)`` each time."""
+    guide_trace, model_trace = runs.guide_trace, runs.model_trace
+    for draw in range(num_samples):
+        if draw:
+            guide_trace = runs.new_guide_trace()
+            model_trace = runs.replayed(guide_trace)
+        yield _with_draws(runs.log_p(model_trace)), _with_draws(runs.log_q(guide_trace))
 
 
-def _stacked(draws: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+def _many_at_once(runs: Runs, num_samples: int, draws_at_a_time: int) -> Iterator[Pair]:
+    """The same, ``(R, N)`` each time, R up to the number of draws that the guide makes at once."""
+    for start in range(0, num_samples, DRAWS_OF_THE_GUIDE):
+        num_draws = min(DRAWS_OF_THE_GUIDE, num_samples - start)
+        guide_trace = runs.new_guide_trace(num_draws)
+        values = values_of(guide_trace)
+        log_ps = []
+        for first in range(0, num_draws, draws_at_a_time):
+            some = {name: v[first : first + draws_at_a_time] for name, v in values.items()}
+            replayed = with_values(runs.guide_trace, some)
+            size = min(draws_at_a_time, num_draws - first)
+            # The runs that found out whether a plate may be have validated x and parameters; to do
+            # it again for each chunk costs a tenth of the time.
+            with pyro.validation_enabled(False):  # noqa: FBT003
+                log_ps.append(runs.log_p(runs.replayed(replayed, size)))
+        yield _joined(log_ps), runs.log_q(guide_trace)
+
+
+def _with_draws(log_probs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: log_prob.unsqueeze(0) for name, log_prob in log_probs.items()}
+
+
+def _joined(pieces: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]}

@@ -1,4 +1,4 @@
-"""The KL that theory knows, where it is one number for each datum."""
+"""KL and entropy that theory knows, where they are one number for each datum."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from torch.distributions import Independent, kl_divergence
 
 from .sites import over_plates, plate_shape, plates_of
 
-__all__ = ["analytic_kl"]
+__all__ = ["analytic_entropy", "analytic_kl"]
 
 
 def analytic_kl(
@@ -46,12 +46,37 @@ def analytic_kl(
     return over_plates(kl), per_dim if kl.dim() == 1 else None
 
 
-def _factorize(q: Any, p: Any) -> bool:
+def analytic_entropy(
+    guide_trace: poutine.Trace, latent: list[str]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Entropy of q in closed form, ``(N,)``, and of each dimension, ``(N, k)``; else None.
+
+    Args:
+        guide_trace: Trace of the guide.
+        latent: Names of the guide's sites.
+    """
+    if len(latent) != 1:
+        return None, None
+    site: Any = guide_trace.nodes[latent[0]]
+    q = site["fn"]
+    if site["mask"] is not None or isinstance(_base(q), Delta | MaskedDistribution):
+        return None, None
+    try:
+        per_dim = q.base_dist.entropy() if _factorize(q) else None
+        entropy = q.entropy() if per_dim is None else per_dim.sum(-1)
+    except NotImplementedError:
+        return None, None
+    if entropy.shape != plate_shape(plates_of(site)):
+        return None, None
+    return over_plates(entropy), per_dim if entropy.dim() == 1 else None
+
+
+def _factorize(*distributions: Any) -> bool:
     return all(
         isinstance(d, Independent)
         and d.reinterpreted_batch_ndims == 1
         and not d.base_dist.event_shape
-        for d in (q, p)
+        for d in distributions
     )
 
 

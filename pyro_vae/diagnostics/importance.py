@@ -1,0 +1,184 @@
+"""The log evidence by importance sampling, with a diagnosis for each datum."""
+
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_vae.arguments import positive_integer
+from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
+
+from .pareto import khat_threshold, pareto_khat, smoothed_log_weights
+from .passes import by_rows, per_datum_dataset
+
+__all__ = ["evidence_summary", "importance_estimates", "log_evidence"]
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_A_TIME = 250
+"""Rows whose weights are held at once: the noise belongs to such a piece of x."""
+
+
+def log_evidence(
+    vae: Programs,
+    x: Any,
+    *,
+    num_samples: int = 1000,
+    smoothed: bool = False,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Log p(x) of each datum by importance sampling from q(z|x), with its diagnosis.
+
+    .. math:: \hat{\mathcal L}(x) = \log \tfrac1S \sum_{s=1}^S w_s, \quad
+              w_s = \frac{p(x, z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x), \quad
+              \mathbb E\, \hat{\mathcal L}(x) \le \log p(x)
+
+    With S = 1 the expectation is the ELBO; it grows with S (Burda 2016), and its bias is about
+    :math:`-\tfrac12 (1/\text{ESS} - 1/S)`. Bias and standard error are themselves estimates from
+    the weights: where ``pareto_khat`` exceeds ``khat_threshold`` neither they nor the value are to
+    be trusted, and a message to the ``logging`` module says for how many data.
+
+    Args:
+        vae: A VAE, or any model and guide with their sites in the plate "data".
+        x: Data, ``(N, *event_shape)``.
+        num_samples: Number S of draws from q(z|x) for each datum.
+        smoothed: Replace the largest weights by Pareto order statistics (PSIS): less variance, no
+            longer a bound in expectation.
+        chunk_size: Rows times draws that go through the model at once. It bounds the memory; the
+            result does not depend on it.
+        seed: Seed of the draws; the global random state is left alone.
+
+    Returns:
+        Over ``obs_id``, in nats but for the last two: ``log_evidence``; ``mcse``, its Monte Carlo
+        standard error (delta method; NaN for one draw); ``elbo`` and ``elbo_mcse`` of the same
+        draws; ``ess``, the effective sample size :math:`(\sum w)^2 / \sum w^2`; ``pareto_khat``.
+
+    Raises:
+        ValueError: If x, ``num_samples`` or ``chunk_size`` do not fit.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
+        >>> evidence = log_evidence(vae, torch.zeros(5, 3), num_samples=100)
+        >>> sorted(evidence.data_vars)
+        ['elbo', 'elbo_mcse', 'ess', 'log_evidence', 'mcse', 'pareto_khat']
+
+    References:
+        Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, section 3.
+        https://arxiv.org/abs/1509.00519
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+        https://arxiv.org/abs/1507.02646
+    """
+    num_samples = positive_integer(num_samples, "num_samples")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
+
+    def compute(piece: Tensor) -> dict[str, Tensor]:
+        densities = log_densities(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
+        return importance_estimates(densities.log_weights, smoothed=smoothed)
+
+    columns = by_rows(vae, x, compute, seed=seed, purpose="log evidence", at_a_time=ROWS_AT_A_TIME)
+    threshold = khat_threshold(num_samples)
+    above = int((columns["pareto_khat"] > threshold).sum())
+    if above:
+        logger.warning(
+            "log_evidence: pareto_khat is above %.2f for %d of %d data, whose log evidence is too "
+            "low by an unknown amount. Use a richer family, or ais_log_evidence.",
+            threshold,
+            above,
+            len(columns["pareto_khat"]),
+        )
+    return per_datum_dataset(
+        columns,
+        attrs={
+            "num_samples": num_samples,
+            "seed": seed,
+            "smoothed": int(smoothed),
+            "khat_threshold": threshold,
+        },
+    )
+
+
+def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict[str, Tensor]:
+    """The reductions of a matrix of log weights, ``(S, N)``, that :func:`log_evidence` returns.
+
+    Args:
+        log_weights: Log p(x, z) - log q(z|x), in nats.
+        smoothed: Whether the weights are Pareto-smoothed before they are averaged.
+
+    Returns:
+        ``log_evidence``, ``mcse``, ``elbo``, ``elbo_mcse``, ``ess`` and ``pareto_khat``, each
+        ``(N,)``, in double precision.
+
+    Example:
+        >>> estimates = importance_estimates(torch.log(torch.tensor([[1.0], [3.0]])))
+        >>> round(estimates["log_evidence"].item(), 4), round(estimates["ess"].item(), 4)
+        (0.6931, 1.6)
+    """
+    raw = log_weights.double()
+    num_samples = len(raw)
+    used = smoothed_log_weights(raw) if smoothed else raw
+    log_mean = used.logsumexp(0) - math.log(num_samples)
+    shares = used.softmax(0)
+    spread = (shares - 1 / num_samples).square().sum(0)
+    few = torch.full_like(log_mean, math.nan)
+    return {
+        "log_evidence": log_mean,
+        "mcse": (spread * num_samples / (num_samples - 1)).sqrt() if num_samples > 1 else few,
+        "elbo": raw.mean(0),
+        "elbo_mcse": raw.std(0) / math.sqrt(num_samples) if num_samples > 1 else few,
+        "ess": 1 / shares.square().sum(0),
+        "pareto_khat": pareto_khat(raw),
+    }
+
+
+def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:
+    r"""Means over the data of what :func:`log_evidence` returned, in nats per datum.
+
+    Args:
+        evidence: What :func:`log_evidence` returned.
+
+    Returns:
+        Rows ``log_evidence``, ``elbo`` and ``inference_gap``, their difference on the same draws;
+        columns ``mean``, ``se`` for a claim about new data and ``mcse`` for one about these data,
+        as in :func:`elbo_summary`. ``attrs`` hold the share of data whose ``pareto_khat`` exceeds
+        the threshold, the threshold, and the smallest ``ess``.
+
+    Example:
+        >>> values = {"log_evidence": [2.0, 4.0], "elbo": [1.0, 2.0], "pareto_khat": [0.1, 0.9]}
+        >>> errors = {"mcse": [0.3, 0.4], "elbo_mcse": [0.0, 0.0], "ess": [50.0, 2.0]}
+        >>> columns = {name: ("obs_id", column) for name, column in (values | errors).items()}
+        >>> summary = evidence_summary(xr.Dataset(columns, attrs={"khat_threshold": 0.7}))
+        >>> summary.loc["inference_gap", "mean"].item(), summary.attrs["khat_share_above"]
+        (1.5, 0.5)
+    """
+    count = evidence.sizes["obs_id"]
+    columns = {name: evidence[name].to_numpy() for name in evidence.data_vars}
+    columns["inference_gap"] = columns["log_evidence"] - columns["elbo"]
+    errors = {
+        "log_evidence": columns["mcse"],
+        "elbo": columns["elbo_mcse"],
+        # The two share their draws; without their correlation the sum is the safe side.
+        "inference_gap": np.hypot(columns["mcse"], columns["elbo_mcse"]),
+    }
+    rows = {
+        name: {
+            "mean": columns[name].mean(),
+            "se": columns[name].std(ddof=1) / math.sqrt(count) if count > 1 else math.nan,
+            "mcse": math.sqrt(np.square(error).sum()) / count,
+        }
+        for name, error in errors.items()
+    }
+    summary = pd.DataFrame.from_dict(rows, orient="index")
+    threshold = evidence.attrs["khat_threshold"]
+    summary.attrs = {
+        "khat_share_above": float((columns["pareto_khat"] > threshold).mean()),
+        "khat_threshold": threshold,
+        "smallest_ess": float(columns["ess"].min()),
+    }
+    return summary

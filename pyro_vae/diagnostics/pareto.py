@@ -1,0 +1,138 @@
+"""Pareto-smoothed importance sampling: how heavy the tail of the weights is, and the cure."""
+
+import math
+
+import torch
+from torch import Tensor
+
+__all__ = ["khat_threshold", "pareto_khat", "smoothed_log_weights"]
+
+FEWEST_IN_TAIL = 5
+
+
+def pareto_khat(log_weights: Tensor) -> Tensor:
+    r"""Shape :math:`\hat k` of the generalized Pareto tail of importance weights, for each datum.
+
+    The :math:`M = \lceil \min(S/5,\, 3\sqrt S) \rceil` largest weights of a datum are fitted by
+    Zhang and Stephens' estimate, drawn a little towards 1/2 as ten more values would. The weights
+    have a finite variance where :math:`k < 1/2` and a finite mean where :math:`k < 1`; estimates
+    are to be trusted below :func:`khat_threshold`. A datum's figure depends on no other datum.
+
+    Where all weights of the tail are equal, as at the exact posterior, there is no tail, and the
+    figure is 0.
+
+    Args:
+        log_weights: :math:`\log p(x, z_s) - \log q(z_s \mid x)`, ``(S, N)``: log weights, not
+            their negatives.
+
+    Returns:
+        ``(N,)``. NaN where fewer than 25 draws leave no tail to fit, or a weight is NaN or
+        infinite, or all are 0.
+
+    Example:
+        >>> pareto_khat(torch.full((1000, 2), -7.0))
+        tensor([0., 0.], dtype=torch.float64)
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
+        section 2 and appendix G. https://arxiv.org/abs/1507.02646
+        Zhang and Stephens (2009), A new and efficient estimation method for the generalized Pareto
+        distribution. https://doi.org/10.1198/tech.2009.08017
+    """
+    return _tail(log_weights)[0]
+
+
+def smoothed_log_weights(log_weights: Tensor) -> Tensor:
+    r"""Log weights whose tail is replaced by the expected order statistics of the fitted Pareto.
+
+    No smoothed weight exceeds the largest raw one. Data whose tail cannot be fitted (see
+    :func:`pareto_khat`) keep their weights.
+
+    Args:
+        log_weights: ``(S, N)``, in nats.
+
+    Returns:
+        ``(S, N)``: the same draws in the same order, in double precision.
+
+    Example:
+        >>> smoothed_log_weights(torch.full((1000, 1), -7.0)).unique()
+        tensor([-7.], dtype=torch.float64)
+    """
+    khat, sigma, cutoff, order = _tail(log_weights)
+    log_weights = log_weights.double()
+    tail_length = len(order)
+    if not tail_length:
+        return log_weights
+    top = log_weights.max(0).values
+    shares = (
+        torch.arange(1, tail_length + 1, dtype=torch.float64, device=khat.device) - 0.5
+    ) / tail_length
+    log_tails = -torch.log1p(-shares).unsqueeze(1)
+    # (exp(k t) - 1) / k tends to t as k does to 0.
+    small = khat.abs() < 1e-12
+    safe = torch.where(small, torch.ones_like(khat), khat)
+    quantiles = torch.where(small, log_tails, torch.expm1(safe * log_tails) / safe)
+    smoothed = (cutoff.exp() + sigma * quantiles).log().clamp(max=0.0) + top
+    fitted = sigma > 0
+    raw = log_weights.gather(0, order)
+    return log_weights.scatter(0, order, torch.where(fitted, smoothed, raw))
+
+
+def khat_threshold(num_samples: int) -> float:
+    r"""Largest :math:`\hat k` at which S draws suffice: :math:`\min(1 - 1/\log_{10} S,\, 0.7)`.
+
+    Example:
+        >>> round(khat_threshold(100), 3), round(khat_threshold(1000), 3), khat_threshold(5000)
+        (0.5, 0.667, 0.7)
+
+    References:
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
+        equation 13. https://arxiv.org/abs/1507.02646
+    """
+    return min(1 - 1 / math.log10(max(2, num_samples)), 0.7)
+
+
+def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Shape and scale of the fitted tail, its cutoff less the maximum, and its draws ascending.
+
+    The scale is 0 where there was nothing to fit.
+    """
+    log_weights = log_weights.double()
+    num_samples, num_data = log_weights.shape
+    tail_length = math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+    khat = log_weights.new_full((num_data,), math.nan)
+    sigma, cutoff = torch.zeros_like(khat), torch.zeros_like(khat)
+    nothing = torch.zeros((0, num_data), dtype=torch.int64, device=log_weights.device)
+    if tail_length < FEWEST_IN_TAIL:
+        return khat, sigma, cutoff, nothing
+    top, order = log_weights.topk(tail_length + 1, dim=0)
+    order = order[:-1].flip(0)
+    cutoff = top[-1] - top[0]
+    excesses = ((top[:-1] - top[0]).exp() - cutoff.exp()).flip(0)  # ascending
+    valid = ~log_weights.isnan().any(0) & top[0].isfinite()
+    equal = valid & (excesses[-1] <= 0)
+    khat[equal] = 0.0
+    # Weights that are equal to the cutoff, as those of a discrete z may be, are not in its tail.
+    lengths = (excesses > 0).sum(0)
+    for length in lengths[valid & ~equal].unique().tolist():
+        which = valid & (lengths == length)
+        khat[which], sigma[which] = (
+            _fit(excesses[-length:, which]) if length >= FEWEST_IN_TAIL else (0.0, 0.0)
+        )
+    return khat, sigma, cutoff, order
+
+
+def _fit(excesses: Tensor) -> tuple[Tensor, Tensor]:
+    """Shape and scale of generalized Pareto distributions, from ascending values ``(M, N)``."""
+    length = len(excesses)
+    num_points = 30 + math.isqrt(length)
+    points = torch.arange(1, num_points + 1, dtype=torch.float64, device=excesses.device) - 0.5
+    quartile = excesses[max(0, int(length / 4 + 0.5) - 1)]
+    # Zhang and Stephens' theta: the profile likelihood is averaged over it.
+    theta = (1 - (num_points / points).sqrt()).unsqueeze(1) / (3 * quartile) + 1 / excesses[-1]
+    shape = torch.log1p(-theta.unsqueeze(0) * excesses.unsqueeze(1)).mean(0)
+    profile = length * (torch.log(-theta / shape) - shape - 1)
+    mean_theta = (profile.softmax(0) * theta).sum(0)
+    khat = torch.log1p(-mean_theta * excesses).mean(0)
+    sigma = -khat / mean_theta
+    return (length * khat + 5) / (length + 10), sigma

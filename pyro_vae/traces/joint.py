@@ -1,0 +1,118 @@
+"""The joint density as a function of the latent values."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .runs import Programs, Runs, values_of, with_values
+from .sites import plates_of
+
+__all__ = ["JointDensity"]
+
+
+class JointDensity:
+    r"""Log p(z) and log p(x|z) at any z, for R values of z at each of N data.
+
+    Latent sites are laid side by side, each flattened, in the model's order:
+    ``(R, N, num_dims)``.
+
+    Args:
+        programs: Model and guide; the guide says which sites are latent.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+
+    Attributes:
+        num_data: Number N of data.
+        num_dims: Length of z.
+
+    Raises:
+        ValueError: If a latent site is discrete, or lies in a plate inside the plate "data".
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> joint = JointDensity(vae, torch.zeros(5, 3))
+        >>> log_prior, log_likelihood = joint(torch.zeros(7, 5, 2))
+        >>> round(log_prior[0, 0].item(), 4), log_likelihood.shape  # -log(2 pi)
+        (-1.8379, torch.Size([7, 5]))
+    """
+
+    def __init__(self, programs: Programs, x: Tensor) -> None:
+        self._runs = Runs(programs, x)
+        self._shapes = {}
+        for name in self._runs.latent:
+            site: Any = self._runs.model_trace.nodes[name]
+            if set(plates_of(site)) != {-1}:
+                raise ValueError(
+                    f"latent site {name!r} must lie in the plate 'data' alone; got the plates "
+                    f"{plates_of(site)}. Make the inner plate part of the event with .to_event()."
+                )
+            if site["fn"].support.is_discrete:
+                raise ValueError(
+                    f"latent site {name!r} must be continuous; got {type(site['fn']).__name__}. "
+                    'Leave it out of the guide and mark it infer={"enumerate": "parallel"} in '
+                    "the model to have it summed out."
+                )
+            self._shapes[name] = torch.Size(site["value"].shape[1:])
+        self.num_data = len(x)
+        self.num_dims = sum(math.prod(shape) for shape in self._shapes.values())
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Log p(z) and log p(x|z), each ``(R, N)``, in nats, at z of shape ``(R, N, num_dims)``.
+
+        With a summed-out discrete site y, log p(z) is that of z with y summed out.
+        """
+        values = self.split(z)
+        if self._runs.takes_draws:
+            trace = with_values(self._runs.guide_trace, values)
+            log_p = self._runs.log_p(self._runs.replayed(trace, len(z)))
+            return self._prior_and_likelihood(log_p)
+        rows = []
+        for draw in range(len(z)):
+            trace = with_values(
+                self._runs.guide_trace, {name: value[draw] for name, value in values.items()}
+            )
+            rows.append(self._prior_and_likelihood(self._runs.log_p(self._runs.replayed(trace))))
+        log_prior, log_likelihood = zip(*rows, strict=True)
+        return torch.stack(log_prior), torch.stack(log_likelihood)
+
+    def split(self, z: Tensor) -> dict[str, Tensor]:
+        """Values of the latent sites, ``(..., *event_shape)``, of z, ``(..., num_dims)``."""
+        sizes = [math.prod(shape) for shape in self._shapes.values()]
+        return {
+            name: part.reshape(*z.shape[:-1], *shape)
+            for (name, shape), part in zip(
+                self._shapes.items(), z.split(sizes, dim=-1), strict=True
+            )
+        }
+
+    def flat(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The reverse of :meth:`split`; values of other sites are left out."""
+        parts = []
+        for name, shape in self._shapes.items():
+            value = values[name]
+            parts.append(value.reshape(*value.shape[: value.dim() - len(shape)], -1))
+        return torch.cat(parts, dim=-1)
+
+    def guide_draws(self, num_draws: int) -> Tensor:
+        """Draws from q(z|x), ``(R, N, num_dims)``."""
+        if self._runs.takes_draws:
+            return self.flat(values_of(self._runs.new_guide_trace(num_draws)))
+        draws = [values_of(self._runs.new_guide_trace()) for _ in range(num_draws)]
+        return torch.stack([self.flat(values) for values in draws])
+
+    def prior_draws(self, num_draws: int) -> Tensor:
+        """Draws from p(z), ``(R, N, num_dims)``."""
+        if self._runs.takes_draws:
+            return self.flat(values_of(self._runs.new_prior_trace(num_draws)))
+        draws = [values_of(self._runs.new_prior_trace()) for _ in range(num_draws)]
+        return torch.stack([self.flat(values) for values in draws])
+
+    def _prior_and_likelihood(self, log_p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        log_prior = [log_p[name] for name in self._runs.latent]
+        log_likelihood = [log_p[name] for name in self._runs.observed]
+        return sum(log_prior[1:], start=log_prior[0]), sum(
+            log_likelihood[1:], start=log_likelihood[0]
+        )
