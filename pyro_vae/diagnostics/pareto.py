@@ -18,8 +18,8 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     have a finite variance where :math:`k < 1/2` and a finite mean where :math:`k < 1`; estimates
     are to be trusted below :func:`khat_threshold`. A datum's figure depends on no other datum.
 
-    Where all weights of the tail are equal, as at the exact posterior, there is no tail, and the
-    figure is 0.
+    Where all weights of the tail are equal up to rounding, as at the exact posterior, there is no
+    tail, and the figure is 0.
 
     Args:
         log_weights: :math:`\log p(x, z_s) - \log q(z_s \mid x)`, ``(S, N)``: log weights, not
@@ -97,6 +97,7 @@ def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
     The scale is 0 where there was nothing to fit.
     """
+    rounding = 64 * torch.finfo(log_weights.dtype).eps
     log_weights = log_weights.double()
     num_samples, num_data = log_weights.shape
     tail_length = math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
@@ -110,7 +111,7 @@ def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cutoff = top[-1] - top[0]
     excesses = ((top[:-1] - top[0]).exp() - cutoff.exp()).flip(0)  # ascending
     valid = ~log_weights.isnan().any(0) & top[0].isfinite()
-    equal = valid & (excesses[-1] <= 0)
+    equal = valid & (excesses[-1] <= rounding * top[0].abs().clamp(min=1))
     khat[equal] = 0.0
     # Weights that are equal to the cutoff, as those of a discrete z may be, are not in its tail.
     lengths = (excesses > 0).sum(0)
@@ -131,7 +132,8 @@ def _fit(excesses: Tensor) -> tuple[Tensor, Tensor]:
     # Zhang and Stephens' theta: the profile likelihood is averaged over it.
     theta = (1 - (num_points / points).sqrt()).unsqueeze(1) / (3 * quartile) + 1 / excesses[-1]
     shape = torch.log1p(-theta.unsqueeze(0) * excesses.unsqueeze(1)).mean(0)
-    profile = length * (torch.log(-theta / shape) - shape - 1)
+    rate = torch.where(theta == 0, 1 / excesses.mean(0), -theta / shape)  # 0 / 0: its limit
+    profile = length * (rate.log() - shape - 1)
     mean_theta = (profile.softmax(0) * theta).sum(0)
     khat = torch.log1p(-mean_theta * excesses).mean(0)
     sigma = -khat / mean_theta
