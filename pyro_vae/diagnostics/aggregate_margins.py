@@ -1,0 +1,131 @@
+"""The aggregate posterior's margins beside the prior's: where are holes?"""
+
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_vae.arguments import positive_integer
+from pyro_vae.traces import LatentSite, Programs, latent_site
+
+from .margins import in_double, margins
+from .passes import by_rows
+
+__all__ = ["aggregate_margins"]
+
+ROWS_AT_A_TIME = 1000
+
+BLOCK = 2**19
+"""Numbers in one block of points times rows times latent dimensions."""
+
+REACH = 5.0
+"""Standard deviations beyond the means of q(z|x) and p(z) that the points cover."""
+
+STEPS_PER_SCALE = 4.0
+"""Points in a standard deviation of a typical q(z|x): the aggregate's bumps are as wide."""
+
+FEWEST, MOST = 400, 4000
+
+
+def aggregate_margins(
+    vae: Programs, x: Any, *, num_points: int | None = None, seed: int = 0
+) -> xr.Dataset:
+    r"""Densities of each latent coordinate under the aggregate posterior and under the prior.
+
+    .. math:: \bar q_j(z_j) = \frac1N \sum_n q_j(z_j \mid x_n), \qquad
+              \text{overlap}_j = \int \min(\bar q_j(z_j), p_j(z_j))\, dz_j \in [0, 1]
+
+    Where p has mass and the aggregate none is a hole: draws from the prior decode to what no datum
+    is near. The sums are over all N data, without Monte Carlo error. Two margins that agree do not
+    prove that the joint densities do: that is the total correlation of ``aggregate_kl``.
+
+    Args:
+        vae: A VAE, or any model and guide with one latent vector for each datum.
+        x: Data, ``(N, *event_shape)``.
+        num_points: Number of points on each axis; enough for the median standard deviation of
+            q(z|x), between 400 and 4000, unless given.
+        seed: Seed of what is random in the programs.
+
+    Returns:
+        ``z``, ``aggregate_density`` and ``prior_density`` over ``latent`` and ``point``, the
+        densities per unit of z, and ``overlap`` over ``latent``, by the trapezoidal rule.
+
+    Raises:
+        ValueError: If theory does not know the margins of q(z|x) or p(z), as for a flow.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
+        >>> densities = aggregate_margins(vae, torch.zeros(5, 3), num_points=50)
+        >>> dict(densities.sizes)
+        {'latent': 2, 'point': 50}
+    """
+    if num_points is not None:
+        num_points = positive_integer(num_points, "num_points")
+
+    def ends_of(piece: Tensor) -> dict[str, Tensor]:
+        return _ends(latent_site(vae, piece))
+
+    ends = by_rows(vae, x, ends_of, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
+    low, high = ends["low"].amin(0), ends["high"].amax(0)  # (k,)
+    if num_points is None:
+        needed = (high - low) * STEPS_PER_SCALE / ends["scale"].median(0).values
+        num_points = int(needed.max().clamp(FEWEST, MOST))
+    steps = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device)
+    z = low + (high - low) * steps.unsqueeze(-1)  # (num_points, k)
+    total = torch.zeros_like(z)
+    prior: list[Tensor] = []
+    num_data = 0
+
+    def compute(piece: Tensor) -> dict[str, Tensor]:
+        nonlocal num_data
+        site = latent_site(vae, piece)
+        q, points = margins(in_double(site.q)), z.to(piece.device)
+        size = max(1, BLOCK // (len(piece) * z.shape[-1]))
+        sums = [q.log_prob(part.unsqueeze(1)).exp().sum(1) for part in points.split(size)]
+        total.add_(torch.cat(sums).cpu())
+        num_data += len(piece)
+        if not prior:
+            p = margins(in_double(site.p))
+            # Its first row: they are equal.
+            prior.extend(p.log_prob(part.unsqueeze(1))[:, 0].exp() for part in points.split(size))
+        return {"done": piece.new_zeros(len(piece))}
+
+    by_rows(vae, x, compute, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
+    aggregate, of_p = total / num_data, torch.cat(prior).cpu()
+    overlap = torch.trapezoid(torch.minimum(aggregate, of_p), z, dim=0)
+    dims = ("latent", "point")
+    return xr.Dataset(
+        {
+            "z": (dims, z.T.numpy()),
+            "aggregate_density": (dims, aggregate.T.numpy()),
+            "prior_density": (dims, of_p.T.numpy()),
+            "overlap": ("latent", overlap.numpy()),
+        },
+        coords={"latent": np.arange(z.shape[1]), "point": np.arange(num_points)},
+        attrs={"units": "per unit of z", "num_data": num_data, "seed": seed},
+    )
+
+
+def _ends(site: LatentSite) -> dict[str, Tensor]:
+    """How far the points must reach for each datum, and its scale, ``(n, k)`` each."""
+    found = {name: margins(in_double(d)) for name, d in (("q(z|x)", site.q), ("p(z)", site.p))}
+    for name, of_it in found.items():
+        if of_it is None:
+            raise ValueError(
+                f"the margins of {name} must be known, as of normals, mixtures of normals and "
+                "independent coordinates; got another distribution, perhaps a flow. aggregate_kl "
+                "needs no margins."
+            )
+    of_q, of_p = found.values()
+    reach = REACH * of_p.variance.sqrt()
+    # Heavy tails have no variance: then the aggregate's reach decides.
+    reach = torch.where(reach.isfinite(), reach, torch.zeros_like(reach))
+    scale = of_q.variance.sqrt()
+    return {
+        "low": torch.minimum(of_q.mean - REACH * scale, of_p.mean - reach),
+        "high": torch.maximum(of_q.mean + REACH * scale, of_p.mean + reach),
+        "scale": scale,
+    }

@@ -1,0 +1,251 @@
+"""Posterior collapse, read against what a linear VAE would do."""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import kl_divergence
+
+from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.likelihoods import Gaussian
+from pyro_vae.sources import DataSource, resolve_device
+from pyro_vae.traces import LatentSite, Programs, latent_site
+
+from .active_units import posterior_means, variance_of_means
+from .elbo import elbo_summary, elbo_terms
+from .linear_theory import LinearTheory, linear_theory
+from .margins import in_double, margins
+from .passes import by_rows
+
+__all__ = ["collapse_report"]
+
+ROWS_AT_A_TIME = 2000
+
+CERTAIN = 2.0
+"""Monte Carlo standard errors by which an ELBO must be below another to be called lower."""
+
+
+def collapse_report(
+    vae: Programs,
+    x: Any,
+    *,
+    variance: float | None = None,
+    threshold: float = 0.01,
+    num_samples: int = 16,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Which latent units are active, how many should be, and a verdict in words.
+
+    Of all VAEs with a linear decoder and variance c the one with the largest ELBO uses the
+    directions of the data whose eigenvalues :math:`\lambda_j` exceed c, j at most k, and no other:
+
+    .. math:: \mathrm{KL}_j = \tfrac12 \log \frac{\lambda_j}{c}, \quad
+              \operatorname{Var}_n(\mathbb E\, z_j) = 1 - \frac{c}{\lambda_j}
+              \quad (\lambda_j > c), \qquad \text{both 0 otherwise}
+
+    So a large c, which is a small C = 1 / (2c), makes units inactive and rightly so. Fewer active
+    directions than that are called posterior collapse where the ELBO is below the linear VAE's,
+    which was to be had; where it is not, the nonlinear decoder needs fewer. The ELBO held against
+    it is the true one: a VAE trained with another KL weight than 1 had another aim.
+
+    Directions are counted, not units: eigenvalues of the covariance of the means, in units of the
+    prior's covariance, above the threshold. A rotation of z, which a guide with full covariance
+    leaves free, changes the units' variances but not these.
+
+    Args:
+        vae: A VAE, or any model and guide with one latent vector for each datum.
+        x: Data, ``(N, *event_shape)``, best those it was trained on: the theory is about x.
+        variance: c, where the programs do not tell; with a VAE, its likelihood's.
+        threshold: Variance above which a unit or direction is active.
+        num_samples: Draws from q(z|x) for each datum, where something is no closed form.
+        seed: Seed of the draws.
+
+    Returns:
+        Over ``latent``: ``variance``, ``variance_se`` and ``active``, as :func:`active_units` has
+        them; ``kl`` with ``kl_mcse``, the mean :math:`\mathrm{KL}(q_j(z_j | x) \| p_j)` in nats,
+        where margins are known. Over ``direction``, in descending order: ``direction_variance``.
+        ``elbo`` and ``elbo_mcse``. With the theory, which needs a Gaussian likelihood with one c
+        and a normal prior, over ``component``: ``eigenvalue``; over ``direction``:
+        ``linear_variance`` and ``linear_kl``; ``linear_elbo``, its mean over x. Attributes:
+        ``num_active`` units, ``num_active_directions``, ``num_expected`` of them by the theory
+        (-1 without it), ``variance_c`` (NaN without it), ``verdict`` ("as expected", "more",
+        "collapse", "fewer needed", "no theory"), and ``advice``, the verdict in words.
+
+    Raises:
+        ValueError: If there is not one continuous latent vector for each datum, or an argument
+            does not fit.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2, variance=2.0, hidden=())
+        >>> x = torch.tensor([[1.0, 0.0, 0.0], [-1.0, 0.0, 0.0]])  # its eigenvalue 1 is below c
+        >>> collapse_report(vae, x).attrs["num_expected"]
+        0
+
+    References:
+        Lucas, Tucker, Grosse and Norouzi (2019), Don't blame the ELBO! A linear VAE perspective on
+        posterior collapse, section 4. https://arxiv.org/abs/1911.02469
+    """
+    threshold = finite_number(threshold, "threshold", "positive", above=0)
+    num_samples = positive_integer(num_samples, "num_samples")
+    prior: list[Any] = []
+
+    def compute(piece: Tensor) -> dict[str, Tensor]:
+        site = latent_site(vae, piece)
+        prior[:] = [in_double(site.p)]
+        mean, noise = posterior_means(site.q, num_samples)
+        return {"mean": mean, "noise": noise, **_unit_kl(site, num_samples)}
+
+    columns = by_rows(vae, x, compute, seed=seed, purpose="collapse", at_a_time=ROWS_AT_A_TIME)
+    mean, noise = columns["mean"], columns["noise"]
+    unit_variance, error = variance_of_means(mean, noise)
+    active = unit_variance > threshold
+    covariance = _covariance(prior[0])
+    directions = _direction_variances(mean, noise, covariance)
+    elbo = elbo_summary(elbo_terms(vae, x, num_samples=num_samples, seed=seed)).loc["elbo"]
+    report: dict[str, Any] = {
+        "variance": ("latent", unit_variance.numpy()),
+        "variance_se": ("latent", error.numpy()),
+        "active": ("latent", active.numpy()),
+        "direction_variance": ("direction", directions.numpy()),
+        "elbo": elbo["mean"],
+        "elbo_mcse": elbo["mcse"],
+    }
+    if "kl" in columns:
+        report["kl"] = "latent", columns["kl"].mean(0).numpy()
+        errors = columns["kl_noise"].sum(0).sqrt() / len(mean)
+        report["kl_mcse"] = "latent", errors.numpy()
+    found, reason = _variance(vae, variance)
+    theory = None
+    if found is not None and covariance is None:
+        reason = "the prior is not normal"
+    elif found is not None:
+        rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
+        theory = linear_theory(rows, mean.shape[1], variance=found)
+        report["eigenvalue"] = "component", theory.eigenvalues.numpy()
+        report["linear_variance"] = "direction", theory.variances.numpy()
+        report["linear_kl"] = "direction", theory.kl.numpy()
+        report["linear_elbo"] = theory.elbo
+    num_directions = int((directions > threshold).sum())
+    verdict, advice = _verdict(
+        num_directions, active, threshold, elbo["mean"], elbo["mcse"], theory, reason
+    )
+    dataset = xr.Dataset(
+        report,
+        attrs={
+            "units": "nats per datum; variances in squared units of z, eigenvalues of x",
+            "threshold": threshold,
+            "num_active": int(active.sum()),
+            "num_active_directions": num_directions,
+            "num_expected": -1 if theory is None else theory.num_active(threshold),
+            "variance_c": math.nan if theory is None else theory.variance,
+            "verdict": verdict,
+            "advice": advice,
+            "num_samples": num_samples,
+            "seed": seed,
+        },
+    )
+    return dataset.assign_coords({str(d): np.arange(size) for d, size in dataset.sizes.items()})
+
+
+def _unit_kl(site: LatentSite, num_samples: int) -> dict[str, Tensor]:
+    """KL of each unit's margins, ``(n, k)``, and the variance of its Monte Carlo error."""
+    q, p = margins(in_double(site.q)), margins(in_double(site.p))
+    if q is None or p is None:
+        return {}
+    try:
+        kl = kl_divergence(q, p)
+        return {"kl": kl, "kl_noise": torch.zeros_like(kl)}
+    except NotImplementedError:
+        z = q.sample(torch.Size([max(2, num_samples)]))
+        draws = q.log_prob(z) - p.log_prob(z)
+        return {"kl": draws.mean(0), "kl_noise": draws.var(0) / len(draws)}
+
+
+def _covariance(p: Any) -> Tensor | None:
+    """Covariance of a normal prior, ``(k, k)``; None for another one."""
+    while isinstance(p, dist.ExpandedDistribution):
+        p = p.base_dist
+    normal = torch.distributions.MultivariateNormal, torch.distributions.LowRankMultivariateNormal
+    if isinstance(p, normal):
+        covariance = p.covariance_matrix
+    elif isinstance(margins(p), torch.distributions.Normal):
+        variance = margins(p).variance
+        covariance = variance.reshape(-1, variance.shape[-1])[:1].diag_embed()
+    else:
+        return None
+    size = covariance.shape[-1]
+    return covariance.reshape(-1, size, size)[0].cpu()
+
+
+def _direction_variances(mean: Tensor, noise: Tensor, prior: Tensor | None) -> Tensor:
+    """Eigenvalues of the covariance of the means relative to the prior's, descending, ``(k,)``."""
+    centered = mean - mean.mean(0)
+    covariance = centered.mT @ centered / len(mean) - noise.mean(0).diag()
+    if prior is not None:
+        root = torch.linalg.cholesky(prior)
+        half = torch.linalg.solve_triangular(root, covariance, upper=False)
+        covariance = torch.linalg.solve_triangular(root, half.mT, upper=False)
+    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
+
+
+def _variance(vae: Any, given: float | None) -> tuple[float | None, str]:
+    """The one c of a Gaussian likelihood, or None and why there is none."""
+    if given is not None:
+        return finite_number(given, "variance", "positive and finite", above=0), ""
+    likelihood = getattr(vae, "p_x_given_z", None)
+    if likelihood is None:
+        return None, "programs do not tell their c; if they have one, pass variance=c"
+    if not isinstance(likelihood, Gaussian):
+        return None, f"the likelihood is {type(likelihood).__name__}, not Gaussian"
+    if likelihood.depends_on_z or likelihood.variance.numel() != 1:
+        return None, "the likelihood has several variances, not one c"
+    return float(likelihood.variance), ""
+
+
+def _verdict(
+    found: int,
+    active: Tensor,
+    threshold: float,
+    elbo: float,
+    mcse: float,
+    theory: LinearTheory | None,
+    reason: str,
+) -> tuple[str, str]:
+    num_units, num_active = len(active), int(active.sum())
+    units = "" if num_active == found else f", in {num_active} units,"
+    counted = (
+        f"{found} of {num_units} latent directions{units} are active (variance above "
+        f"{threshold:g})"
+    )
+    if theory is None:
+        return "no theory", f"{counted}. No linear theory to hold that against: {reason}."
+    expected = theory.num_active(threshold)
+    c = f"c = {theory.variance:.4g}"
+    counted += f"; in the best linear VAE at {c} it is {expected}"
+    elbos = f"the ELBO of {elbo:.2f} nats against the linear VAE's {theory.elbo:.2f}"
+    lower = math.isfinite(elbo) and elbo < theory.elbo - CERTAIN * (mcse if mcse >= 0 else 0.0)
+    if found == expected:
+        rest = ""
+        if expected == 0:
+            rest = " No eigenvalue of the data exceeds c: a smaller c (a larger C) would use z."
+        elif expected < num_units:
+            rest = " The others are rightly inactive: their eigenvalues do not exceed c."
+        return "as expected", f"{counted}: as theory says for a linear VAE.{rest}"
+    if found > expected:
+        worth = "cost more than they bring" if lower else "are worth it"
+        more = f"the nonlinear decoder uses more directions, and they {worth}"
+        return "more", f"{counted}: {more}, {elbos}.{' Train longer.' if lower else ''}"
+    if lower:
+        return "collapse", (
+            f"{counted}: fewer than the linear theory, with {elbos}: posterior collapse. Try "
+            "objectives.kl_warmup or objectives.FreeBits, or train longer."
+        )
+    return "fewer needed", (
+        f"{counted}: fewer than the linear theory, but no collapse, with {elbos}: the nonlinear "
+        "decoder needs fewer."
+    )
