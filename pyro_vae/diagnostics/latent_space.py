@@ -1,0 +1,140 @@
+"""A latent space as those diagnostics see it that ask for points and not for densities."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pyro_vae.distributions import location
+from pyro_vae.seeding import generator
+
+from .passes import by_rows
+
+__all__ = ["Encoded", "LatentSpace", "shuffled", "two_parts"]
+
+ROWS_AT_A_TIME = 2000
+"""Rows that are encoded or decoded at once."""
+
+
+class Encoded(NamedTuple):
+    """Data and their codes, in double precision.
+
+    Attributes:
+        rows: The data, ``(N, D)``.
+        points: Codes, or means of q(z|x), ``(N, k)``.
+        draws: Codes, or draws from q(z|x), ``(N, k)``.
+    """
+
+    rows: Tensor
+    points: Tensor
+    draws: Tensor
+
+
+class LatentSpace:
+    """What encodes, decodes and draws, of a VAE or an autoencoder: in double, on the CPU.
+
+    Args:
+        model: Has ``encode`` and ``decode``, and maybe ``p_z``.
+        seed: Seed of the draws from q(z|x).
+
+    Attributes:
+        has_prior: Whether the model has p(z); N(0, I) takes its place if not.
+
+    Raises:
+        TypeError: If ``encode`` or ``decode`` is missing.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> ae = pv.baselines.autoencoder(features=3, latent_dim=2)
+        >>> latent = LatentSpace(ae, seed=0)
+        >>> latent.encoded(torch.zeros(5, 3), "x").draws.shape, latent.has_prior
+        (torch.Size([5, 2]), False)
+    """
+
+    def __init__(self, model: Any, seed: int) -> None:
+        for name in ("encode", "decode"):
+            if not callable(getattr(model, name, None)):
+                raise TypeError(
+                    f"model must have encode and decode; got {type(model).__name__} without "
+                    f"{name}. Wrap programs of your own in pv.VAE."
+                )
+        self._model, self._seed = model, seed
+        self._like: Tensor | None = None
+        self.has_prior = callable(getattr(model, "p_z", None))
+
+    def encoded(self, x: Any, name: str) -> Encoded:
+        """Codes of data as a user gives them."""
+
+        def compute(piece: Tensor) -> dict[str, Tensor]:
+            code = self._model.encode(piece)
+            point = code if isinstance(code, Tensor) else location(code)
+            if point.dim() != 2:
+                raise ValueError(
+                    f"model must encode each datum to one vector; got codes of shape "
+                    f"{tuple(point.shape)} for {len(piece)} data."
+                )
+            self._like = point[:1]
+            draw = code if isinstance(code, Tensor) else code.sample()
+            return {"rows": piece.flatten(1), "points": point, "draws": draw}
+
+        found = by_rows(
+            self._model,
+            x,
+            compute,
+            seed=self._seed,
+            purpose=f"regularity of {name}",
+            at_a_time=ROWS_AT_A_TIME,
+        )
+        return Encoded(found["rows"].double(), found["points"], found["draws"])
+
+    def decoded(self, z: Tensor) -> Tensor:
+        """Decodings of points ``(n, k)`` as ``(n, D)``."""
+        like = self._own()
+        pieces = z.to(dtype=like.dtype, device=like.device).split(ROWS_AT_A_TIME)
+        return torch.cat([self._model.decode(p).flatten(1).double().cpu() for p in pieces])
+
+    def prior_draws(self, num_draws: int) -> Tensor:
+        """Draws from the prior, ``(num_draws, k)``."""
+        like = self._own()
+        if self.has_prior:
+            z: Tensor = self._model.p_z().sample(torch.Size([num_draws]))
+        else:
+            z = torch.randn(num_draws, like.shape[1], dtype=like.dtype, device=like.device)
+        # What the decoder sees: a point in its own precision.
+        return z.to(like.dtype).double().cpu()
+
+    def _own(self) -> Tensor:
+        if self._like is None:
+            raise RuntimeError("encoded must be called first: codes tell type and device.")
+        return self._like
+
+
+def two_parts(latent: LatentSpace, x: Any, held_out: Any, seed: int) -> tuple[Encoded, Encoded]:
+    """Codes of x and of the held-out data; two random halves of x if there are none.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> latent = LatentSpace(pv.baselines.autoencoder(features=3, latent_dim=2), seed=0)
+        >>> [len(part.rows) for part in two_parts(latent, torch.zeros(5, 3), None, 0)]
+        [3, 2]
+    """
+    whole = latent.encoded(x, "x")
+    if held_out is not None:
+        return whole, latent.encoded(held_out, "held_out")
+    whole = shuffled(whole, seed, "halves")
+    half = len(whole.rows) // 2
+    return Encoded(*(t[half:] for t in whole)), Encoded(*(t[:half] for t in whole))
+
+
+def shuffled(part: Encoded, seed: int, purpose: str) -> Encoded:
+    """The data in random order.
+
+    Example:
+        >>> part = Encoded(*(torch.arange(3).unsqueeze(1) for _ in range(3)))
+        >>> mixed = shuffled(part, 0, "example")
+        >>> torch.equal(mixed.rows, mixed.draws), mixed.rows.sum().item()
+        (True, 3)
+    """
+    source = generator(seed, "regularity", purpose)
+    order = torch.randperm(len(part.rows), generator=source, device="cpu")
+    return Encoded(*(t[order] for t in part))
