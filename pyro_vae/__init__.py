@@ -22,6 +22,8 @@ if TYPE_CHECKING:
         plots,
         priors,
     )
+    from pyro_vae.comparison import compare
+    from pyro_vae.export import to_arviz
     from pyro_vae.fit_result import FitResult
     from pyro_vae.ready_made import bernoulli_vae, gaussian_vae, make_vae
     from pyro_vae.training import fit
@@ -32,6 +34,7 @@ __all__ = [
     "FitResult",
     "baselines",
     "bernoulli_vae",
+    "compare",
     "datasets",
     "diagnostics",
     "distributions",
@@ -46,6 +49,7 @@ __all__ = [
     "optim",
     "plots",
     "priors",
+    "to_arviz",
 ]
 
 __version__ = "0.1.0"
@@ -54,9 +58,11 @@ _HOMES = {
     "VAE": "pyro_vae.vae",
     "FitResult": "pyro_vae.fit_result",
     "bernoulli_vae": "pyro_vae.ready_made",
+    "compare": "pyro_vae.comparison",
     "fit": "pyro_vae.training",
     "gaussian_vae": "pyro_vae.ready_made",
     "make_vae": "pyro_vae.ready_made",
+    "to_arviz": "pyro_vae.export",
 }
 
 

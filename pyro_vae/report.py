@@ -3,10 +3,14 @@
 import math
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from torch import Tensor
 
-__all__ = ["fit_report", "mean_and_error", "with_error"]
+__all__ = ["fit_report", "mean_and_error", "standard_error", "with_error"]
+
+FloatArray = npt.NDArray[np.float64]
 
 LABELS = {
     "elbo": "ELBO",
@@ -30,6 +34,16 @@ def with_error(value: float, error: float) -> str:
     return f"{value:.{digits}f} ± {error:.{digits}f}"
 
 
+def standard_error(values: FloatArray) -> float:
+    """Standard error of the mean of independent values, NaN for a single one.
+
+    Example:
+        >>> standard_error(np.array([1.0, 3.0]))
+        1.0
+    """
+    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+
+
 def mean_and_error(values: Tensor) -> tuple[float, float]:
     """Mean of independent values and its standard error, NaN for a single value.
 
@@ -39,8 +53,7 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
         (2.0, 1.0)
     """
     values = values.double()
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return values.mean().item(), error
+    return values.mean().item(), standard_error(values.detach().cpu().numpy())
 
 
 def fit_report(

@@ -55,6 +55,17 @@ def test_errors_are_those_of_the_closed_form(smoothed):
     )
 
 
+def test_smoothed_evidence_is_the_mean_of_the_smoothed_weights():
+    log_weights = 2 * torch.randn(500, 3)
+    estimates = diagnostics.importance_estimates(log_weights, smoothed=True)
+    smoothed = diagnostics.smoothed_log_weights(log_weights)
+    expected = smoothed.exp().mean(0).log()
+    torch.testing.assert_close(estimates["log_evidence"], expected, rtol=0, atol=1e-12)
+    raw = diagnostics.importance_estimates(log_weights)
+    assert ((estimates["log_evidence"] - raw["log_evidence"]).abs() > 1e-3).all()
+    assert torch.equal(estimates["pareto_khat"], raw["pareto_khat"])
+
+
 def test_bias_and_error_follow_the_chi_square_divergence():
     data = linear_gaussian(400, features=6, latent_dim=3, variance=0.2, seed=2)
     guide = BestDiagonal(data.truth)

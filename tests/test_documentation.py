@@ -17,7 +17,16 @@ ABSTRACT = {"DistributionModule", "Family", "FamilyGuide", "Likelihood"}
 
 
 def public_objects():
-    for name in ("VAE", "gaussian_vae", "bernoulli_vae", "make_vae", "fit", "FitResult"):
+    for name in (
+        "VAE",
+        "gaussian_vae",
+        "bernoulli_vae",
+        "make_vae",
+        "fit",
+        "FitResult",
+        "compare",
+        "to_arviz",
+    ):
         yield name, getattr(pv, name)
     for module in MODULES:
         loaded = importlib.import_module(f"pyro_vae.{module}")
@@ -77,12 +86,16 @@ def test_readme_shows_the_programs_as_they_are():
 
 def test_readme_examples_run(capsys):
     torch.set_default_dtype(torch.float32)
-    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "pv.fit" in b]
-    assert len(blocks) == 2
+    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def " not in b]
+    assert len(blocks) == 3
     names = {}
     for block in blocks:
         exec(block.replace("epochs=50", "epochs=2, progress=False"), names)
-    assert "expected_log_likelihood" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "expected_log_likelihood" in printed
+    assert "amortization_gap" in printed
+    assert names["axes"].get_ylabel().startswith("Pareto")
+    assert "log_likelihood" in names["idata"].groups()
     assert names["full"].p_x_given_z is names["diagonal"].p_x_given_z
 
 

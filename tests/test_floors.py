@@ -12,6 +12,7 @@ ROOT = Path(pyro_vae.__file__).parent
 
 FLOOR = {
     "arguments": -1,
+    "arviz_container": 0,
     "assembly": 0,
     "autoregressive": 0,
     "bounds": -1,
@@ -50,6 +51,10 @@ FLOOR = {
     "training_loop": 3,
     "baselines": 5,
     "diagnostics": 5,
+    "comparison": 6,
+    "diagnosis": 6,
+    "export": 6,
+    "html_report": 1,
     "commands": 7,
     "cli": 8,
     "__main__": 9,

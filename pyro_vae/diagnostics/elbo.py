@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.report import standard_error
 from pyro_vae.traces import ElboTerms, Programs
 from pyro_vae.traces import elbo_terms as estimate_terms
 
@@ -120,7 +121,7 @@ def elbo_summary(terms: xr.Dataset) -> pd.DataFrame:
         values, errors = terms[name].to_numpy(), terms[f"{name}_mcse"].to_numpy()
         row = {
             "mean": values.mean(),
-            "se": values.std(ddof=1) / math.sqrt(count) if count > 1 else math.nan,
+            "se": standard_error(values),
             "mcse": math.sqrt(np.square(errors).sum()) / count,
         }
         totals = {f"total_{key}".removesuffix("_mean"): count * row[key] for key in row}

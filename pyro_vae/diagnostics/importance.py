@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.report import standard_error
 from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
 
 from .pareto import khat_threshold, pareto_khat, smoothed_log_weights
@@ -169,7 +170,7 @@ def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:
     rows = {
         name: {
             "mean": columns[name].mean(),
-            "se": columns[name].std(ddof=1) / math.sqrt(count) if count > 1 else math.nan,
+            "se": standard_error(columns[name]),
             "mcse": math.sqrt(np.square(error).sum()) / count,
         }
         for name, error in errors.items()

@@ -12,7 +12,9 @@ from .joint import JointDensity as JointDensity
 from .kl import analytic_kl as analytic_kl
 from .latent import LatentSite as LatentSite
 from .latent import latent_site as latent_site
+from .parameters import num_parameters as num_parameters
 from .runs import Programs as Programs
+from .runs import Runs as Runs
 from .simulation import Simulation as Simulation
 from .simulation import simulate as simulate
 from .sites import site_log_probs as site_log_probs
@@ -26,11 +28,13 @@ __all__ = [
     "LatentSite",
     "LogDensities",
     "Programs",
+    "Runs",
     "Simulation",
     "analytic_kl",
     "elbo_terms",
     "latent_site",
     "log_densities",
+    "num_parameters",
     "simulate",
     "site_log_probs",
 ]
