@@ -22,7 +22,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae import datasets
-from pyro_vae.diagnostics import importance
+from pyro_vae.diagnostics.evidence import importance
 from pyro_vae.traces import CHUNK_SIZE
 
 

@@ -16,15 +16,15 @@ import argparse
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from pandas import DataFrame
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae import baselines, datasets
-from pyro_vae.diagnostics.regularity import regularity, regularity_summary
-from pyro_vae.plots import regularity as pictures
+from pyro_vae import baselines, datasets, plots
+from pyro_vae.diagnostics import regularity, regularity_summary
 from pyro_vae.report import with_error
 from pyro_vae.seeding import generator, seeded
 
@@ -63,7 +63,7 @@ def run(
     pv.fit(vae, train, epochs=epochs, progress=False)
     ae.fit(train, epochs=epochs)
     fitted = time.perf_counter()
-    models = {"VAE": vae, "autoencoder": ae}
+    models: dict[str, Any] = {"VAE": vae, "autoencoder": ae}
     found = {label: regularity(model, train, held_out=test) for label, model in models.items()}
     seconds = (time.perf_counter() - fitted) / 2
     errors = ", ".join(
@@ -87,11 +87,10 @@ def run(
     print(shown.to_string())
     if folder is not None:
         stem = f"{name.lower().replace(' ', '_')}_{k}"
-        pictures.regularities(found)[0].get_figure().savefig(folder / f"{stem}_figures.png")
-        pictures.speeds(found)[0].get_figure().savefig(folder / f"{stem}_speeds.png")
+        plots.save(plots.regularities(found), folder / f"{stem}_figures.png")
+        plots.save(plots.speeds(found), folder / f"{stem}_speeds.png")
         for label, dataset in found.items():
-            axes = pictures.prior_draws(dataset)
-            axes.get_figure().savefig(folder / f"{stem}_draws_{label}.png")
+            plots.save(plots.prior_draws(dataset), folder / f"{stem}_draws_{label}.png")
 
 
 def main() -> None:

@@ -176,7 +176,8 @@ def _measure(name: str, vae: Any, x: Tensor) -> str:
         )
     kinds = set()
     for site in runs.observed:
-        base = density = runs.model_trace.nodes[site]["fn"]
+        base: Any = runs.model_trace.nodes[site]["fn"]
+        density = base
         while hasattr(base, "base_dist"):
             base = base.base_dist
         if isinstance(base, GrayBernoulli):

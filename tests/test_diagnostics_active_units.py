@@ -13,9 +13,9 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import datasets, families, guides, likelihoods, priors
 from pyro_vae.datasets import LinearGaussian
-from pyro_vae.diagnostics.active_units import active_units
-from pyro_vae.diagnostics.collapse import collapse_report
-from pyro_vae.diagnostics.linear_theory import linear_theory
+from pyro_vae.diagnostics.aggregate.active_units import active_units
+from pyro_vae.diagnostics.aggregate.collapse import collapse_report
+from pyro_vae.diagnostics.aggregate.linear_theory import linear_theory
 from pyro_vae.plots import aggregate as pictures
 
 

@@ -13,10 +13,10 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import distributions, families, guides, likelihoods, priors
-from pyro_vae.diagnostics import aggregate
-from pyro_vae.diagnostics.aggregate import aggregate_kl
-from pyro_vae.diagnostics.aggregate_margins import aggregate_margins
-from pyro_vae.diagnostics.margins import margins
+from pyro_vae.diagnostics.aggregate import decomposition as aggregate
+from pyro_vae.diagnostics.aggregate.aggregate_margins import aggregate_margins
+from pyro_vae.diagnostics.aggregate.decomposition import aggregate_kl
+from pyro_vae.diagnostics.aggregate.margins import margins
 from pyro_vae.plots import aggregate as pictures
 
 FAMILIES = {

@@ -13,11 +13,11 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import distributions, families, guides, likelihoods, networks, priors
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import ais, hmc
-from pyro_vae.diagnostics.ais import ais_log_evidence
-from pyro_vae.diagnostics.bdmc import bdmc
-from pyro_vae.diagnostics.importance import log_evidence
-from pyro_vae.diagnostics.quadrature import quadrature_log_evidence
+from pyro_vae.diagnostics.evidence import ais, hmc
+from pyro_vae.diagnostics.evidence.ais import ais_log_evidence
+from pyro_vae.diagnostics.evidence.bdmc import bdmc
+from pyro_vae.diagnostics.evidence.importance import log_evidence
+from pyro_vae.diagnostics.evidence.quadrature import quadrature_log_evidence
 from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.plots import evidence_bounds
 

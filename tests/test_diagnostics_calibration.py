@@ -14,8 +14,8 @@ from test_own_programs import ExactTwoLayers
 import pyro_vae as pv
 from pyro_vae import distributions, families, guides, likelihoods, priors
 from pyro_vae.datasets import LinearGaussian, linear_gaussian
-from pyro_vae.diagnostics import calibration
-from pyro_vae.diagnostics.calibration import interval_shares, sbc
+from pyro_vae.diagnostics.calibration import simulation_based as calibration
+from pyro_vae.diagnostics.calibration.simulation_based import interval_shares, sbc
 
 PHI = NormalDist()
 

@@ -10,8 +10,8 @@ from helpers import linear_vae, small_vae
 import pyro_vae as pv
 from pyro_vae import families
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import convergence
-from pyro_vae.diagnostics.convergence import restarts, trend
+from pyro_vae.diagnostics.convergence import course as convergence
+from pyro_vae.diagnostics.convergence.course import restarts, trend
 from pyro_vae.fit_result import FitResult
 from pyro_vae.plots.convergence import elbo_trend, restart_differences
 

@@ -10,8 +10,11 @@ from helpers import linear_vae, small_vae
 
 from pyro_vae import distributions, families, guides
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import replication
-from pyro_vae.diagnostics.criticism import posterior_predictive_check, prior_predictive_check
+from pyro_vae.diagnostics.criticism import replication
+from pyro_vae.diagnostics.criticism.predictive import (
+    posterior_predictive_check,
+    prior_predictive_check,
+)
 from pyro_vae.plots.criticism import predictive_check
 
 TRUTH = linear_gaussian(

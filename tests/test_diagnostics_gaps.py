@@ -15,9 +15,9 @@ from torch.distributions import MultivariateNormal, kl_divergence
 from pyro_vae import distributions, families, guides
 from pyro_vae.bounds import inverse_positive
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import gaps as gaps_module
-from pyro_vae.diagnostics.gaps import gap_summary, inference_gaps
-from pyro_vae.diagnostics.per_datum_start import at_moments
+from pyro_vae.diagnostics.gaps import inference_gaps as gaps_module
+from pyro_vae.diagnostics.gaps.inference_gaps import gap_summary, inference_gaps
+from pyro_vae.diagnostics.gaps.per_datum_start import at_moments
 from pyro_vae.plots.gaps import gap_bars, gaps_per_datum
 
 DIAGONAL, FULL = families.DiagonalNormal, families.FullCovarianceNormal

@@ -13,7 +13,7 @@ from pyro.distributions import constraints
 from pyro.infer import RenyiELBO, TraceMeanField_ELBO
 
 from pyro_vae import families, guides
-from pyro_vae.diagnostics.gradients import _signal_and_noise, gradient_signal_to_noise
+from pyro_vae.diagnostics.convergence.gradients import _signal_and_noise, gradient_signal_to_noise
 from pyro_vae.plots.convergence import gradient_signal
 
 

@@ -11,7 +11,7 @@ from test_diagnostics_elbo import BestDiagonal
 
 from pyro_vae import diagnostics, distributions, families
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import importance
+from pyro_vae.diagnostics.evidence import importance
 
 
 class Wide(distributions.DistributionModule):

@@ -11,8 +11,8 @@ from helpers import linear_vae, small_vae
 
 from pyro_vae import families
 from pyro_vae.datasets import LinearGaussian, linear_gaussian
-from pyro_vae.diagnostics import replication
-from pyro_vae.diagnostics.pit import pit, posterior_pit
+from pyro_vae.diagnostics.criticism import replication
+from pyro_vae.diagnostics.criticism.pit import pit, posterior_pit
 from pyro_vae.plots.criticism import pit_differences
 
 TRUTH = linear_gaussian(

@@ -12,9 +12,9 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import distributions, families, guides, likelihoods, networks, priors
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import grid_search, quadrature
-from pyro_vae.diagnostics.lattice import Lattice
-from pyro_vae.diagnostics.quadrature import quadrature_log_evidence
+from pyro_vae.diagnostics.evidence import grid_search, quadrature
+from pyro_vae.diagnostics.evidence.lattice import Lattice
+from pyro_vae.diagnostics.evidence.quadrature import quadrature_log_evidence
 
 
 def vae_of(decoder, *, latent_dim, features, prior=None, likelihood=None, variance=1.0):

@@ -18,10 +18,10 @@ from torch import nn
 
 from pyro_vae import distributions, families, guides
 from pyro_vae.arviz_container import chain_statistics, group
-from pyro_vae.diagnostics.potential import potential_energy
 from pyro_vae.diagnostics.real_joint import RealJoint
-from pyro_vae.diagnostics.reference import posterior_nuts
-from pyro_vae.diagnostics.reference_summary import guide_draws, reference_summary
+from pyro_vae.diagnostics.reference.nuts import posterior_nuts
+from pyro_vae.diagnostics.reference.potential import potential_energy
+from pyro_vae.diagnostics.reference.summary import guide_draws, reference_summary
 
 FEW = {"num_chains": 2, "num_samples": 5, "num_warmup": 5}
 

@@ -14,8 +14,8 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import baselines, families, likelihoods, priors
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics import continuity, neighbors
-from pyro_vae.diagnostics.regularity import regularity, regularity_summary
+from pyro_vae.diagnostics.latent_space import continuity, neighbors
+from pyro_vae.diagnostics.latent_space.regularity import regularity, regularity_summary
 from pyro_vae.distributions import DistributionModule
 from pyro_vae.plots import regularity as pictures
 

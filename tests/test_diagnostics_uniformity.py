@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import MAX_Z
 
-from pyro_vae.diagnostics import uniformity
-from pyro_vae.diagnostics.uniformity import (
+from pyro_vae.diagnostics.calibration import uniformity
+from pyro_vae.diagnostics.calibration.uniformity import (
     critical_log_gamma,
     ecdf_band,
     gamma_p_value,

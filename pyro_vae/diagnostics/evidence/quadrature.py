@@ -8,14 +8,14 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.passes import per_datum_dataset
+from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
 from .grid_search import GridSearch
-from .passes import per_datum_dataset
-from .real_joint import RealJoint
 from .warped_joint import WarpedJoint
 
 __all__ = ["quadrature_log_evidence"]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.arviz_container import chain_statistics, container
+from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import at_rows, per_datum_parts
 from pyro_vae.seeding import seeded
@@ -22,7 +23,6 @@ from pyro_vae.traces import Programs
 
 from .nuts_chain import nuts_chain, overdispersed_starts
 from .potential import potential_energy
-from .real_joint import RealJoint
 
 __all__ = ["LARGEST_R_HAT", "posterior_nuts"]
 

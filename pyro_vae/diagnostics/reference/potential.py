@@ -8,9 +8,8 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.traces.runs import agree
-
-from .real_joint import RealJoint
 
 __all__ = ["potential_energy"]
 

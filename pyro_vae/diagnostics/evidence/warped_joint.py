@@ -7,7 +7,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from .real_joint import RealJoint
+from pyro_vae.diagnostics.real_joint import RealJoint
 
 __all__ = ["WarpedJoint"]
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .real_joint import RealJoint
+from pyro_vae.diagnostics.real_joint import RealJoint
 
 __all__ = ["Point", "pilot_step_sizes", "point_at", "sigmoid_schedule", "transition"]
 

@@ -9,7 +9,7 @@ from pyro import poutine
 from pyro.infer import NUTS
 from torch import Tensor
 
-from .real_joint import RealJoint
+from pyro_vae.diagnostics.real_joint import RealJoint
 
 __all__ = ["nuts_chain", "overdispersed_starts"]
 

@@ -15,7 +15,7 @@ from pyro_vae.evaluation import evaluating
 from pyro_vae.seeding import generator
 
 from .continuity import Estimate, local_change, random_pairs, segments
-from .latent_space import Encoded, LatentSpace, shuffled, two_parts
+from .encoded import Encoded, LatentSpace, shuffled, two_parts
 from .neighbors import (
     FIGURES,
     Reference,

@@ -8,9 +8,8 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.traces import Programs, latent_site
-
-from .passes import by_rows
 
 __all__ = ["active_units", "posterior_means", "variance_of_means"]
 

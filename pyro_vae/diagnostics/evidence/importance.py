@@ -11,11 +11,11 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.report import standard_error
 from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
 
 from .pareto import khat_threshold, pareto_khat, smoothed_log_weights
-from .passes import by_rows, per_datum_dataset
 
 __all__ = ["evidence_summary", "importance_estimates", "log_evidence"]
 

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.distributions import location
 from pyro_vae.seeding import generator
-
-from .passes import by_rows
 
 __all__ = ["Encoded", "LatentSpace", "shuffled", "two_parts"]
 

@@ -11,13 +11,18 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.calibration.uniformity import (
+    critical_log_gamma,
+    ecdf_band,
+    gamma_p_value,
+    log_gamma,
+)
 from pyro_vae.distributions import SharedVarianceNormal
 from pyro_vae.seeding import generator
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
 from .replication import Replication, replications
-from .uniformity import critical_log_gamma, ecdf_band, gamma_p_value, log_gamma
 
 __all__ = ["Features", "pit", "posterior_pit"]
 

@@ -8,10 +8,10 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.traces import LatentSite, Programs, latent_site
 
 from .margins import in_double, margins
-from .passes import by_rows
 
 __all__ = ["aggregate_margins"]
 

@@ -9,10 +9,9 @@ import pandas as pd
 import xarray as xr
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.elbo import elbo_terms
 from pyro_vae.fit_result import FitResult
 from pyro_vae.report import standard_error
-
-from .elbo import elbo_terms
 
 __all__ = ["restarts", "trend"]
 

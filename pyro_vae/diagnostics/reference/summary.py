@@ -8,11 +8,11 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.arviz_container import chain_statistics, group
+from pyro_vae.diagnostics.evidence.pareto import khat_threshold, pareto_khat
+from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.traces import JointDensity, Programs, log_densities
 
-from .pareto import khat_threshold, pareto_khat
-from .passes import by_rows, per_datum_dataset
-from .reference import LARGEST_R_HAT
+from .nuts import LARGEST_R_HAT
 
 __all__ = ["guide_draws", "reference_summary"]
 
@@ -49,7 +49,7 @@ def reference_summary(
 
     Example:
         >>> import torch, pyro_vae as pv
-        >>> from pyro_vae.diagnostics.reference import posterior_nuts
+        >>> from pyro_vae.diagnostics.reference.nuts import posterior_nuts
         >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
         >>> x = torch.zeros(1, 3)
         >>> reference = posterior_nuts(vae, x, num_chains=2, num_samples=5, num_warmup=5)

@@ -9,6 +9,7 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.evaluation import evaluating
 from pyro_vae.sources import resolve_device
 from pyro_vae.traces import CHUNK_SIZE, Programs, simulate
@@ -16,7 +17,6 @@ from pyro_vae.traces import CHUNK_SIZE, Programs, simulate
 from .ais import annealed, reverse_annealed
 from .hmc import NUM_LEAPFROGS, pilot_step_sizes
 from .importance import importance_estimates
-from .real_joint import RealJoint
 
 __all__ = ["bdmc"]
 

@@ -11,15 +11,15 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.elbo import elbo_summary, elbo_terms
+from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import LatentSite, Programs, latent_site
 
 from .active_units import posterior_means, variance_of_means
-from .elbo import elbo_summary, elbo_terms
 from .linear_theory import LinearTheory, linear_theory
 from .margins import in_double, margins
-from .passes import by_rows
 
 __all__ = ["collapse_report"]
 

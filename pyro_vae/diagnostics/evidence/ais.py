@@ -9,12 +9,12 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
+from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.traces import CHUNK_SIZE, Programs
 
 from .hmc import NUM_LEAPFROGS, pilot_step_sizes, point_at, sigmoid_schedule, transition
 from .importance import importance_estimates
-from .passes import by_rows, per_datum_dataset
-from .real_joint import RealJoint
 
 __all__ = ["ais_log_evidence", "annealed", "reverse_annealed"]
 

@@ -12,13 +12,13 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.evidence.importance import importance_estimates
+from pyro_vae.diagnostics.evidence.pareto import khat_threshold
+from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.families import Family
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
-from .importance import importance_estimates
-from .pareto import khat_threshold
-from .passes import by_rows, per_datum_dataset
 from .per_datum_search import Member, PerDatumSearch
 
 __all__ = ["gap_summary", "inference_gaps"]

@@ -1,0 +1,1 @@
+"""The aggregate posterior: what z tells of x, and which units do."""

@@ -1,0 +1,1 @@
+"""Whether q(z|x) is calibrated on simulated data."""

@@ -1,0 +1,1 @@
+"""Whether SVI has converged."""

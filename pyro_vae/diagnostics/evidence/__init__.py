@@ -1,0 +1,1 @@
+"""Log p(x): by importance sampling, annealing and quadrature."""

@@ -1,0 +1,1 @@
+"""The inference gap and its two parts."""

@@ -1,0 +1,1 @@
+"""Whether a latent space is continuous and complete."""

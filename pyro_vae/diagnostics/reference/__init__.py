@@ -1,0 +1,1 @@
+"""Reference draws from p(z|x)."""
