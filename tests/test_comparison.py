@@ -14,9 +14,8 @@ from pyro_vae.baselines import LinearAutoencoder
 from pyro_vae.comparison import compare
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def linear():
-    torch.set_default_dtype(torch.float64)
     data = datasets.linear_gaussian(200, features=6, latent_dim=3, variance=0.2, seed=1)
     return data, {
         "exact": linear_vae(data.truth),

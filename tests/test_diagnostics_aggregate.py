@@ -333,7 +333,7 @@ def test_densities_of_margins_integrate_to_one_and_overlap_is_the_closed_form():
 
 
 def test_density_of_a_margin_is_the_average_over_all_data(monkeypatch):
-    monkeypatch.setattr("pyro_vae.diagnostics.aggregate_margins.ROWS_AT_A_TIME", 7)
+    monkeypatch.setattr("pyro_vae.diagnostics.aggregate.aggregate_margins.ROWS_AT_A_TIME", 7)
     vae, x = small_vae(family=families.FullCovarianceNormal), torch.randn(30, 6)
     densities = aggregate_margins(vae, x, num_points=20)
     q = vae.encode(x)

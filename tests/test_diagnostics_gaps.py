@@ -299,8 +299,8 @@ def test_what_is_left_to_gain_is_what_a_shift_costs():
         vae.q_z_given_x.encoder.bias[0] += 0.05
     # One step of about no size: what is left is the whole amortization gap.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_vae.diagnostics.per_datum_optimum.FIRST_RATE", 1e-9)
-        patch.setattr("pyro_vae.diagnostics.per_datum_optimum.LAST_RATE", 1e-9)
+        patch.setattr("pyro_vae.diagnostics.gaps.per_datum_optimum.FIRST_RATE", 1e-9)
+        patch.setattr("pyro_vae.diagnostics.gaps.per_datum_optimum.LAST_RATE", 1e-9)
         gaps = inference_gaps(vae, data.x, num_samples=50, num_steps=1)
     expected = 0.5 * 0.05**2 * float(precision(data.truth)[0, 0])
     np.testing.assert_allclose(gaps.unfinished, expected, rtol=1e-6)

@@ -19,7 +19,7 @@ def test_evidence_of_two_levels_is_the_closed_form():
     expected = dist.Normal(0.0, (2 + 0.25 + 0.09) ** 0.5).log_prob(x)
     evidence = diagnostics.log_evidence(TwoLevel(), x, num_samples=2000)
     trusted = (evidence["pareto_khat"] < 0.5).values
-    assert trusted.sum() > 50
+    assert trusted.sum() > 30
     z = (evidence["log_evidence"] - expected.numpy()) / evidence["mcse"]
     assert abs(z[trusted]).max() < MAX_OF_MANY
     assert abs(float(z[trusted].mean())) < MAX_Z / trusted.sum() ** 0.5 + 0.3  # bias of the log
