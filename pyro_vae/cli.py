@@ -35,14 +35,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         run = getattr(commands, options.command)
         with _warnings_in_one_line():
-            run(options)
+            status: int = run(options) or 0  # most commands have no other outcome than done
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
         print(f"pyro-vae {options.command}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"pyro-vae {options.command}: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -67,7 +67,41 @@ def _parser() -> argparse.ArgumentParser:
         "--file", help="data (.npy, .npz, .csv) in place of the held-out rows"
     )
     reconstruct.add_argument("--out", help="a .png picture, or raw values as .npy or .csv")
+    _add_diagnose(commands)
+    _add_compare(commands)
     return parser
+
+
+def _add_diagnose(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    diagnose = commands.add_parser(
+        "diagnose", help="how good a fitted VAE is, why, and what to do: verdicts on an HTML page"
+    )
+    diagnose.add_argument("run", help="directory that 'pyro-vae fit' wrote")
+    diagnose.add_argument("--file", help="data (.npy, .npz, .csv) in place of the held-out rows")
+    _add_sizes(diagnose)
+    diagnose.add_argument(
+        "--quick", action="store_true", help="fewer rows and draws, no Markov chains"
+    )
+    diagnose.add_argument("--out", help="the page (default: diagnosis.html in the run)")
+
+
+def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    compare = commands.add_parser(
+        "compare", help="fitted VAEs side by side, by paired differences on the same held-out rows"
+    )
+    compare.add_argument("run", nargs="+", help="directories that 'pyro-vae fit' wrote")
+    _add_sizes(compare)
+    compare.add_argument("--out", help="the page (default: comparison.html)")
+
+
+def _add_sizes(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--num-data", type=_positive(int), default=500, help="largest number of rows (500)"
+    )
+    parser.add_argument(
+        "--num-samples", type=_positive(int), default=1000, help="draws for each row (1000)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of rows and draws (0)")
 
 
 def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:

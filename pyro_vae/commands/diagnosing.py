@@ -1,0 +1,85 @@
+"""``pyro-vae diagnose``: a verdict for each question about a fitted VAE, and a page of them."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from torch import Tensor
+
+from pyro_vae import datasets
+from pyro_vae.commands.data_choice import load
+from pyro_vae.commands.model_choice import heading, rebuild
+from pyro_vae.datasets import Dataset, Scaling
+from pyro_vae.diagnosis import diagnose as diagnose_vae
+from pyro_vae.run_directory import RunDirectory
+from pyro_vae.vae import VAE
+
+__all__ = ["diagnose", "history_of", "page_path"]
+
+
+def diagnose(options: Namespace) -> int:
+    """``pyro-vae diagnose``; 1 if a question could not be answered for an unexpected error."""
+    run = RunDirectory(options.run)
+    config = run.config()
+    vae = rebuild(run, config)
+    out = page_path(options.out, run.file("diagnosis.html"))
+    train, held_out = load(config)
+    x: Any = held_out.x.reshape(-1, *vae.event_shape)
+    what = f"{len(held_out)} held-out rows"
+    if options.file is not None:
+        x = _rows_of(options.file, config, vae)
+        what = f"{len(x)} rows of {options.file}"
+    about = heading(config["model"], train, held_out)
+    found = diagnose_vae(
+        vae,
+        x,
+        train=train.x.reshape(-1, *vae.event_shape),
+        history=history_of(run),
+        num_data=options.num_data,
+        num_samples=options.num_samples,
+        seed=options.seed,
+        quick=options.quick,
+        title=f"Diagnosis of {run.path.name or run.path}",
+        facts={"run": str(run.path), "data": about[0], "model": about[1], "rows": what},
+        tell=_tell if sys.stderr.isatty() else None,
+    )
+    found.html(out)
+    print("\n".join([*about, f"diagnosed on {what}", "", str(found), ""]))
+    print(f"thresholds, tables and pictures are in {out}")
+    return 1 if found.has_failed else 0
+
+
+def page_path(wanted: str | None, usual: Path) -> Path:
+    """Where the page goes; a path that cannot be written is told before the work begins.
+
+    Raises:
+        ValueError: If it does not end in .html.
+        FileNotFoundError: If its folder does not exist.
+    """
+    path = usual if wanted is None else Path(wanted)
+    if path.suffix not in {".html", ".htm"}:
+        raise ValueError(f"out must end in .html; got {path}.")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"out must lie in a folder that exists; got {path}.")
+    return path
+
+
+def history_of(run: RunDirectory) -> pd.DataFrame | None:
+    """The history of a run; None if its fit did not get so far."""
+    path = run.file("history.csv")
+    return pd.read_csv(path) if path.exists() else None
+
+
+def _rows_of(file: str, config: Mapping[str, Any], vae: VAE) -> Tensor:
+    """Rows of a file in the units in which the VAE was fitted; columns are matched by name."""
+    key = config["data"].get("key") if Path(file).suffix == ".npz" else None
+    raw: Dataset = datasets.from_file(file, key=key, dtype=vae.dtype)
+    rows = raw.x if raw.columns is None else pd.DataFrame(raw.x.numpy(), columns=raw.columns)
+    return Scaling.from_dict(config["data"]["scaling"]).apply(vae.prepare(rows).tensor)
+
+
+def _tell(question: str) -> None:
+    print(f"... {question}", file=sys.stderr)

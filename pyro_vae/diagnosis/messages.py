@@ -1,0 +1,34 @@
+"""What the diagnostics log, to be read beside the answers."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+__all__ = ["collected_messages"]
+
+
+@contextmanager
+def collected_messages() -> Iterator[list[str]]:
+    """The diagnostics' messages while the block lasts; they do not reach a terminal.
+
+    Example:
+        >>> with collected_messages() as found:
+        ...     logging.getLogger("pyro_vae.diagnostics.example").warning("k-hat of %d", 7)
+        >>> found
+        ['k-hat of 7']
+    """
+    found: list[str] = []
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            found.append(record.getMessage())
+
+    speaker = logging.getLogger("pyro_vae.diagnostics")
+    collector, passes_on = Collector(logging.WARNING), speaker.propagate
+    speaker.addHandler(collector)
+    speaker.propagate = False
+    try:
+        yield found
+    finally:
+        speaker.removeHandler(collector)
+        speaker.propagate = passes_on
