@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         priors,
     )
     from pyro_vae.comparison import compare
+    from pyro_vae.diagnosis import diagnose
     from pyro_vae.export import to_arviz
     from pyro_vae.fit_result import FitResult
     from pyro_vae.ready_made import bernoulli_vae, gaussian_vae, make_vae
@@ -36,6 +37,7 @@ __all__ = [
     "bernoulli_vae",
     "compare",
     "datasets",
+    "diagnose",
     "diagnostics",
     "distributions",
     "families",
@@ -59,6 +61,7 @@ _HOMES = {
     "FitResult": "pyro_vae.fit_result",
     "bernoulli_vae": "pyro_vae.ready_made",
     "compare": "pyro_vae.comparison",
+    "diagnose": "pyro_vae.diagnosis",
     "fit": "pyro_vae.training",
     "gaussian_vae": "pyro_vae.ready_made",
     "make_vae": "pyro_vae.ready_made",

@@ -141,7 +141,8 @@ def _same_data(vaes: Mapping[str, Any], x: Any) -> dict[str, Tensor]:
                 f"{other!r} with {scalings[1]}, whose densities differ by the change of variable. "
                 "Fit both with one scaling."
             )
-        one, two = data[first], data[other].to(data[first])
+        # Convolutions see an image where an MLP sees a vector of the same values.
+        one, two = (data[n].to(data[first]).reshape(len(data[n]), -1) for n in (first, other))
         if one.shape != two.shape or not torch.allclose(one, two, rtol=1e-5, atol=1e-6):
             raise ValueError(
                 f"models must be compared on the same data; got {tuple(one.shape)} for {first!r} "

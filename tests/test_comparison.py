@@ -9,7 +9,7 @@ from test_diagnostics_elbo import BestDiagonal
 from test_traces_runs import TwoLevel
 
 import pyro_vae as pv
-from pyro_vae import datasets, families, guides, likelihoods
+from pyro_vae import datasets, families, guides, likelihoods, networks, priors
 from pyro_vae.baselines import LinearAutoencoder
 from pyro_vae.comparison import compare
 
@@ -155,3 +155,19 @@ def test_gray_values_under_a_bernoulli_are_compared_with_their_like_alone():
 def test_what_cannot_be_compared_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_convolutions_and_an_mlp_are_compared_on_the_same_pixels():
+    x = torch.rand(20, 1, 4, 4)
+    shape = (1, 4, 4)
+    encoder = networks.ConvEncoder(shape, 4, channels=(2,))
+    decoder = networks.ConvDecoder(2, shape, channels=(2,))
+    conv = pv.VAE(
+        prior=priors.StandardNormal(2),
+        likelihood=likelihoods.Gaussian(decoder, event_shape=shape),
+        guide=guides.AmortizedGuide(families.DiagonalNormal(2), encoder),
+    )
+    mlp = pv.gaussian_vae(features=16, latent_dim=2, hidden=(8,))
+    data = {"conv": x, "mlp": x.flatten(1)}
+    table = compare({"conv": conv, "mlp": mlp}, data, num_samples=20, gap_rows=0)
+    assert table.index.tolist() == ["conv", "mlp"]

@@ -234,3 +234,10 @@ def test_picture_leaves_the_band_exactly_where_the_test_rejects():
     assert legend[-1] == "3 more"
     axes.get_figure().canvas.draw()
     assert "not uniform" in pit_differences(posterior_pit(Independent(), x)).get_title()
+
+
+def test_scalar_data_are_one_feature():
+    from test_traces_runs import TwoLevel
+
+    found = pit(TwoLevel(), torch.randn(40), num_samples=19)
+    assert found["pit"].shape == (40, 1)

@@ -25,6 +25,7 @@ def public_objects():
         "fit",
         "FitResult",
         "compare",
+        "diagnose",
         "to_arviz",
     ):
         yield name, getattr(pv, name)

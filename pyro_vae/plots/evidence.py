@@ -44,17 +44,10 @@ def khat(evidence: Dataset, *, ax: Axes | None = None) -> Axes:
     levels[threshold] = f"{threshold:.2f}: to be trusted below"
     if len(values) and values[-1] > 0.9:
         levels[1.0] = "1: finite mean below"
-    for level, label in levels.items():
-        axes.axhline(level, color="0.4", linewidth=0.9, linestyle=(0, (6, 3)))
-        axes.annotate(
-            label,
-            (0.01, level),
-            xycoords=("axes fraction", "data"),
-            xytext=(0, 2),
-            textcoords="offset points",
-            fontsize="small",
-            color="0.25",
-        )
+    styles = ((0, (1, 2)), (0, (6, 3)), (0, (6, 2, 1, 2)))
+    for style, (level, label) in zip(styles, sorted(levels.items()), strict=False):
+        axes.axhline(level, color="0.3", linewidth=1.0, linestyle=style, label=label)
+    axes.legend(loc="upper left", frameon=False, fontsize="small")
     low = min(-0.1, values[0]) if len(values) else -0.1
     high = max(1.1 * threshold, values[-1]) if len(values) else 1.0
     axes.set_ylim(low - 0.05, high + 0.1)

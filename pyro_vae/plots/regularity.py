@@ -132,7 +132,7 @@ def speeds(found: Mapping[str, Dataset]) -> list[Axes]:
     panels[0].set_ylim(0, top)
     panels[0].set_ylabel("speed over mean speed")
     figure.suptitle(
-        "Decodings along segments between encoded points; dashed: an even speed",
+        "Decodings along segments between codes\n(dashed: an even speed)",
         fontsize="medium",
     )
     return panels

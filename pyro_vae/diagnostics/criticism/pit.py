@@ -241,7 +241,7 @@ def _values(chosen: Mapping[Any, Callable[[Tensor], Tensor] | int], x: Tensor) -
     """The features of data, ``(n, F)``, double."""
     if all(isinstance(feature, int) for feature in chosen.values()):
         places = torch.tensor(list(chosen.values()), device=x.device)
-        return x.flatten(1).index_select(1, places).double()
+        return x.reshape(len(x), -1).index_select(1, places).double()
     found = []
     for name, feature in chosen.items():
         values = feature(x) if callable(feature) else x
