@@ -91,24 +91,100 @@ def test_result_does_not_depend_on_the_chunk(make, chunk_size):
     torch.testing.assert_close(chunks, whole, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [conv_vae, mixing_vae])
-def test_networks_that_take_one_batch_dimension_run_draw_by_draw(make):
-    vae = make()
-    x = torch.randn(4, *vae.event_shape)
-    assert not Runs(vae, x).takes_draws
+def parts_at(vae, x, values):
+    """Log weights at draws, from the three distributions."""
+    with torch.no_grad():
+        q = vae.encode(x)
+        return torch.stack(
+            [
+                vae.p_z().log_prob(z) + vae.p_x_given_z(z).log_prob(x) - q.log_prob(z)
+                for z in values
+            ]
+        )
+
+
+def test_networks_that_mix_rows_run_draw_by_draw():
+    vae = mixing_vae()
+    x = torch.randn(4, 3)
     torch.manual_seed(1)
     found = log_densities(vae, x, num_samples=9).log_weights
     torch.manual_seed(1)
     runs = Runs(vae, x)
-    _ = runs.takes_draws  # consumes noise
+    assert not runs.takes_draws
+    assert not runs.takes_rows
     values = [runs.guide_trace.nodes["z"]["value"]]
     values += [runs.new_guide_trace().nodes["z"]["value"] for _ in range(8)]
-    with torch.no_grad():
-        q = vae.encode(x)
-        expected = [
-            vae.p_z().log_prob(z) + vae.p_x_given_z(z).log_prob(x) - q.log_prob(z) for z in values
-        ]
-    torch.testing.assert_close(found, torch.stack(expected), rtol=0, atol=1e-12)
+    torch.testing.assert_close(found, parts_at(vae, x, values), rtol=0, atol=1e-12)
+
+
+def test_networks_that_take_one_batch_dimension_see_draws_as_rows():
+    vae = conv_vae()
+    x = torch.randn(4, 1, 4, 4)
+    torch.manual_seed(1)
+    found = log_densities(vae, x, num_samples=9).log_weights
+    torch.manual_seed(1)
+    runs = Runs(vae, x)
+    assert not runs.takes_draws
+    assert runs.takes_rows
+    values = runs.repeated(9).new_guide_trace().nodes["z"]["value"].unflatten(0, (9, 4))
+    torch.testing.assert_close(found, parts_at(vae, x, values), rtol=0, atol=1e-12)
+
+
+class PixelPlate:
+    """Pixels in a plate inside "data", each with a coin that is summed out."""
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            with pyro.plate("pixels", 3, dim=-2):
+                y = pyro.sample(
+                    "y", dist.Bernoulli(x.new_tensor(0.3)), infer={"enumerate": "parallel"}
+                )
+                pyro.sample("x", dist.Normal(z.sum(-1) + y, 0.5), obs=x.T)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            mean = torch.stack([x.mean(-1), x[..., 0]], -1)
+            pyro.sample("z", dist.Normal(mean, 0.7).to_event(1))
+
+
+def test_inner_plates_and_summed_out_sites_see_draws_as_rows():
+    x, programs = torch.randn(5, 3), PixelPlate()
+    runs = Runs(programs, x)
+    assert not runs.takes_draws
+    assert runs.takes_rows
+    z = torch.randn(6, 5, 2, requires_grad=True)
+    log_prior, log_likelihood = JointDensity(programs, x)(z)
+    mean = z.sum(-1, keepdim=True)
+    parts = [
+        dist.Normal(mean + y, 0.5).log_prob(x) + torch.tensor(p).log()
+        for y, p in ((0.0, 0.7), (1.0, 0.3))
+    ]
+    expected = torch.logaddexp(*parts).sum(-1)
+    torch.testing.assert_close(log_likelihood, expected, rtol=0, atol=1e-11)
+    prior = dist.Normal(0.0, 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(log_prior, prior, rtol=0, atol=1e-12)
+    (gradient,) = torch.autograd.grad(log_likelihood.sum(), z, retain_graph=True)
+    (wanted,) = torch.autograd.grad(expected.sum(), z)
+    torch.testing.assert_close(gradient, wanted, rtol=0, atol=1e-10)
+    joint = JointDensity(programs, x)
+    assert joint.guide_draws(7).shape == joint.prior_draws(7).shape == (7, 5, 2)
+    weights = log_densities(programs, x, num_samples=40).log_weights
+    assert weights.shape == (40, 5)
+    assert len(weights.unique()) == 200
+
+
+def test_rows_of_a_per_datum_guide_are_its_own():
+    vae = conv_vae()
+    x = torch.randn(4, 1, 4, 4)
+    guide = guides.PerDatumGuide(families.DiagonalNormal(2), 4)
+    torch.nn.init.normal_(guide.table)
+    vae = vae.with_guide(guide)
+    assert Runs(vae, x).takes_rows
+    draws = JointDensity(vae, x).guide_draws(5000)
+    q = vae.encode(x)
+    z = (draws.mean(0) - q.mean) / (q.variance / 5000).sqrt()
+    assert z.abs().max() < 5.2
 
 
 def test_joint_density_of_two_levels_is_the_sum_of_its_sites_and_has_their_gradient():
@@ -190,6 +266,22 @@ class DiscreteLatent(TwoLevel):
         (lambda: latent_site(TwoLevel(), torch.randn(4)), "must have one latent site.*z2.*z1"),
         (lambda: latent_site(DiscreteLatent(), torch.randn(4)), "one continuous vector"),
         (lambda: JointDensity(DiscreteLatent(), torch.randn(4)), "'y' must be continuous"),
+        (
+            lambda: JointDensity(
+                pv.baselines.autoencoder(features=3, latent_dim=2), torch.randn(4, 3)
+            ),
+            "programs must have a latent site.* got none. An autoencoder encodes to a point",
+        ),
+        (
+            lambda: pv.diagnostics.sbc(pv.baselines.autoencoder(features=3, latent_dim=2), 10, 9),
+            "programs must have a latent site",
+        ),
+        (
+            lambda: pv.diagnostics.posterior_nuts(
+                pv.baselines.autoencoder(features=3, latent_dim=2), torch.randn(4, 3)
+            ),
+            "programs must have a latent site",
+        ),
         (
             lambda: simulate(SimpleNamespace(model=TwoLevel().guide, guide=None), torch.zeros(4)),
             "one observed site",

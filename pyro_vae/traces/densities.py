@@ -18,6 +18,9 @@ CHUNK_SIZE = 2000
 FEW_DRAWS = 8
 """From so many draws on, a plate of draws is worth the runs that find out whether it may be."""
 
+MOST_ROWS = 500
+"""Up to so many rows, draws are laid out as rows where programs do not take a plate of draws."""
+
 DRAWS_OF_THE_GUIDE = 64
 """Draws for each run of the guide: its noise must not depend on what the model takes at once."""
 
@@ -63,7 +66,8 @@ def log_densities(
     r"""Log densities of all sites at ``num_samples`` draws from the guide.
 
     The programs run inside a plate of draws where they take one, which runs the encoder once for
-    64 draws; else S times on x as it is (see :class:`Runs`). Pyro's parameter store is read where
+    64 draws; else, where x has few rows, on some copies of each row; else S times on x as it is
+    (see :class:`Runs`). Pyro's parameter store is read where
     it already holds a program's parameter and is never written to.
 
     A discrete latent site that the model marks ``infer={"enumerate": "parallel"}`` and the guide
@@ -96,6 +100,8 @@ def log_densities(
     runs = Runs(programs, x)
     if num_samples >= FEW_DRAWS and runs.takes_draws:
         found = list(_many_at_once(runs, num_samples, max(1, chunk_size // max(1, len(x)))))
+    elif num_samples >= FEW_DRAWS and 2 * len(x) <= MOST_ROWS and runs.takes_rows:
+        found = list(_as_rows(runs, num_samples, MOST_ROWS // len(x)))
     else:
         found = list(_one_by_one(runs, num_samples))
     log_p, log_q = (_joined([pair[side] for pair in found]) for side in (0, 1))
@@ -142,6 +148,14 @@ def _many_at_once(runs: Runs, num_samples: int, draws_at_a_time: int) -> Iterato
             with pyro.validation_enabled(False):  # noqa: FBT003
                 log_ps.append(runs.log_p(runs.replayed(replayed, size)))
         yield _joined(log_ps), runs.log_q(guide_trace)
+
+
+def _as_rows(runs: Runs, num_samples: int, draws_at_a_time: int) -> Iterator[Pair]:
+    """The same with draws laid out as rows, ``draws_at_a_time`` of each datum."""
+    for start in range(0, num_samples, draws_at_a_time):
+        repeated = runs.repeated(min(draws_at_a_time, num_samples - start))
+        guide_trace = repeated.new_guide_trace()
+        yield repeated.log_p(repeated.replayed(guide_trace)), repeated.log_q(guide_trace)
 
 
 def _with_draws(log_probs: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -28,7 +28,8 @@ class JointDensity:
         num_dims: Length of z.
 
     Raises:
-        ValueError: If a latent site is discrete, or lies in a plate inside the plate "data".
+        ValueError: If there is no latent site, or one is discrete or lies in a plate inside the
+            plate "data".
 
     Example:
         >>> import pyro_vae as pv
@@ -42,6 +43,13 @@ class JointDensity:
     def __init__(self, programs: Programs, x: Tensor) -> None:
         self._runs = Runs(programs, x)
         self._shapes = {}
+        if not self._runs.latent:
+            rest = list(self._runs.summed_out)
+            raise ValueError(
+                "programs must have a latent site, sampled by the guide, for this diagnostic; got "
+                f"{f'the sites {rest} alone, to be summed out' if rest else 'none'}. An "
+                "autoencoder encodes to a point."
+            )
         for name in self._runs.latent:
             site: Any = self._runs.model_trace.nodes[name]
             if set(plates_of(site)) != {-1}:
@@ -69,6 +77,12 @@ class JointDensity:
             trace = with_values(self._runs.guide_trace, values)
             log_p = self._runs.log_p(self._runs.replayed(trace, len(z)))
             return self._prior_and_likelihood(log_p)
+        if len(z) > 1 and self._runs.takes_rows:
+            repeated = self._runs.repeated(len(z))
+            trace = with_values(
+                repeated.guide_trace, {n: value.flatten(0, 1) for n, value in values.items()}
+            )
+            return self._prior_and_likelihood(repeated.log_p(repeated.replayed(trace)))
         rows = []
         for draw in range(len(z)):
             trace = with_values(
@@ -100,6 +114,9 @@ class JointDensity:
         """Draws from q(z|x), ``(R, N, num_dims)``."""
         if self._runs.takes_draws:
             return self.flat(values_of(self._runs.new_guide_trace(num_draws)))
+        if num_draws > 1 and self._runs.takes_rows:
+            trace = self._runs.repeated(num_draws).new_guide_trace()
+            return self.flat(values_of(trace)).unflatten(0, (num_draws, self.num_data))
         draws = [values_of(self._runs.new_guide_trace()) for _ in range(num_draws)]
         return torch.stack([self.flat(values) for values in draws])
 
@@ -107,6 +124,9 @@ class JointDensity:
         """Draws from p(z), ``(R, N, num_dims)``."""
         if self._runs.takes_draws:
             return self.flat(values_of(self._runs.new_prior_trace(num_draws)))
+        if num_draws > 1 and self._runs.takes_rows:
+            trace = self._runs.repeated(num_draws).new_prior_trace()
+            return self.flat(values_of(trace)).unflatten(0, (num_draws, self.num_data))
         draws = [values_of(self._runs.new_prior_trace()) for _ in range(num_draws)]
         return torch.stack([self.flat(values) for values in draws])
 

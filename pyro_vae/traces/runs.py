@@ -10,10 +10,12 @@ from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
+from pyro_vae.rows import at_rows, per_datum_parts
+
 from .sites import log_prob_of, plates_of, scored_sites, site_log_probs
 from .summed_out import enumerating, free_dim, model_log_probs, summed_out_sites
 
-__all__ = ["Programs", "Runs", "store_untouched"]
+__all__ = ["Programs", "RepeatedRuns", "Runs", "store_untouched"]
 
 PLATE = "_draws"
 """Name of the plate of draws, to the left of the plate "data"."""
@@ -35,8 +37,9 @@ class Runs:
     A plate of draws around the programs runs them once for many draws, but gives networks a batch
     dimension more, which a user's convolutions or BatchNorm may not take, or, worse, take for
     another one. So it is tried, and used only where it repeats the log densities of a run without
-    it. Programs with plates inside the plate "data" or with sites that are summed out run draw by
-    draw.
+    it. Where it may not be, as with plates inside the plate "data" or sites that are summed out,
+    draws can still be laid out as rows, each datum as often as there are draws: that is tried and
+    checked in the same way.
 
     Args:
         programs: Model and guide.
@@ -57,6 +60,7 @@ class Runs:
     def __init__(self, programs: Programs, x: Tensor) -> None:
         self._programs, self._x = programs, x
         self._enum_dim: int | None = None
+        self._repeated: dict[int, RepeatedRuns] = {}
         self.guide_trace = self.new_guide_trace()
         self.model_trace = self.replayed(self.guide_trace)
         self.summed_out = summed_out_sites(self.model_trace, self.guide_trace)
@@ -79,16 +83,42 @@ class Runs:
         try:
             guide_trace = self.new_guide_trace(3)
             together = self.log_p(self.replayed(guide_trace, 3)) | self.log_q(guide_trace)
-            last = with_values(
-                self.guide_trace, {n: v[-1] for n, v in values_of(guide_trace).items()}
-            )
-            guide = poutine.trace(poutine.replay(self._programs.guide, trace=last))
-            with store_untouched():
-                guide_again = guide.get_trace(self._x)
-            alone = self.log_p(self.replayed(last)) | self.log_q(guide_again)
+            last = {name: value[-1] for name, value in values_of(guide_trace).items()}
+            return self._repeats(together, last)
         except Exception:  # whatever it is: a fault of the programs shows again without the plate
             return False
-        return all(
+
+    @cached_property
+    def takes_rows(self) -> bool:
+        """Whether draws laid out as rows give what single runs give."""
+        try:
+            repeated = self.repeated(3)
+            guide_trace = repeated.guide_trace
+            together = repeated.log_p(repeated.replayed(guide_trace)) | repeated.log_q(guide_trace)
+            num_data = len(self._x)
+            last = {
+                name: site["value"].narrow(_data_dim(site), 2 * num_data, num_data)
+                for name, site in scored_sites(guide_trace)
+                if not site["is_observed"]
+            }
+            return self._repeats(together, last)
+        except Exception:  # as above
+            return False
+
+    def repeated(self, num_draws: int) -> "RepeatedRuns":
+        """The programs at each datum ``num_draws`` times."""
+        if num_draws not in self._repeated:
+            self._repeated[num_draws] = RepeatedRuns(self._programs, self._x, num_draws)
+        return self._repeated[num_draws]
+
+    def _repeats(self, together: dict[str, Tensor], last: dict[str, Tensor]) -> bool:
+        """Whether log densities of many draws, ``(R, N)``, end with those of the last alone."""
+        trace = with_values(self.guide_trace, last)
+        guide = poutine.trace(poutine.replay(self._programs.guide, trace=trace))
+        with store_untouched():
+            guide_again = guide.get_trace(self._x)
+        alone = self.log_p(self.replayed(trace)) | self.log_q(guide_again)
+        return together.keys() == alone.keys() and all(
             together[name].dim() == 2 and agree(together[name][-1], alone[name]) for name in alone
         )
 
@@ -123,6 +153,47 @@ class Runs:
         return site_log_probs(guide_trace, len(self._x))
 
 
+class RepeatedRuns(Runs):
+    """Traces of two programs with draws laid out as rows: log densities are ``(R, N)``.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``.
+        num_draws: How often each datum stands among the rows.
+    """
+
+    def __init__(self, programs: Programs, x: Tensor, num_draws: int) -> None:
+        self._shape = torch.Size([num_draws, len(x)])
+        rows = torch.arange(len(x), device=x.device).repeat(num_draws)
+        super().__init__(_AtRows(programs, rows), x[rows])
+
+    def log_p(self, model_trace: poutine.Trace) -> dict[str, Tensor]:
+        """Log densities of the model's sites, ``(R, N)``."""
+        return {n: v.reshape(self._shape) for n, v in super().log_p(model_trace).items()}
+
+    def log_q(self, guide_trace: poutine.Trace) -> dict[str, Tensor]:
+        """Log densities of the guide's sites, ``(R, N)``."""
+        return {n: v.reshape(self._shape) for n, v in super().log_q(guide_trace).items()}
+
+
+class _AtRows:
+    """Programs whose per-datum parts are told which rows they see."""
+
+    def __init__(self, programs: Programs, rows: Tensor) -> None:
+        self._programs, self._rows = programs, rows
+        self._parts = per_datum_parts(programs)
+
+    def model(self, x: Tensor) -> Any:
+        """The model."""
+        with at_rows(self._parts, self._rows):
+            return self._programs.model(x)
+
+    def guide(self, x: Tensor) -> Any:
+        """The guide."""
+        with at_rows(self._parts, self._rows):
+            return self._programs.guide(x)
+
+
 def in_draws(program: Callable[..., Any], num_draws: int | None) -> Callable[..., Any]:
     """The program inside a plate of draws, to the left of the plate "data"."""
     if num_draws is None:
@@ -146,6 +217,11 @@ def with_values(trace: poutine.Trace, values: Mapping[str, Tensor]) -> poutine.T
     for name, value in values.items():
         new.nodes[name] = {**trace.nodes[name], "value": value}
     return new
+
+
+def _data_dim(site: Any) -> int:
+    """Dimension of a site's value along which the data lie."""
+    return int(site["value"].dim()) - len(site["fn"].event_shape) - 1
 
 
 def agree(one: Tensor, other: Tensor) -> bool:
