@@ -41,7 +41,10 @@ def standard_error(values: FloatArray) -> float:
         >>> standard_error(np.array([1.0, 3.0]))
         1.0
     """
-    return float(values.std(ddof=1)) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    if len(values) < 2:
+        return math.nan
+    with np.errstate(invalid="ignore"):  # NaN where a value is infinite
+        return float(values.std(ddof=1)) / math.sqrt(len(values))
 
 
 def mean_and_error(values: Tensor) -> tuple[float, float]:

@@ -2,12 +2,14 @@ import logging
 import math
 
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from conftest import MAX_Z
 from helpers import linear_vae, small_vae
 from test_diagnostics_elbo import BestDiagonal
+from test_traces_runs import TwoLevel
 
 from pyro_vae import diagnostics, distributions, families
 from pyro_vae.datasets import linear_gaussian
@@ -121,6 +123,54 @@ def test_untrustworthy_figures_are_said_aloud(caplog):
     assert share > 0.5
     assert "pareto_khat is above 0.70 for" in caplog.text
     assert f"for {round(20 * share)} of 20 data" in caplog.text
+
+
+def test_too_few_draws_certify_nothing(caplog):
+    vae, x = small_vae(family=families.DiagonalNormal, variance=0.1), 9 * torch.randn(5, 6)
+    with caplog.at_level(logging.WARNING):
+        evidence = diagnostics.log_evidence(vae, x, num_samples=20)
+    assert np.isnan(evidence["pareto_khat"]).all()
+    assert math.isnan(diagnostics.evidence_summary(evidence).attrs["khat_share_above"])
+    assert "20 draws are too few for a pareto_khat" in caplog.text
+
+
+def test_weights_that_are_not_finite_are_counted_and_told(caplog):
+    class Impossible(TwoLevel):
+        def model(self, x):
+            with pyro.plate("data", len(x)):
+                z2 = pyro.sample("z2", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+                z1 = pyro.sample("z1", dist.Normal(z2.sum(-1), 0.5))
+                log_prob = torch.where(x > 0, torch.zeros_like(z1), -math.inf)
+                pyro.sample("x", dist.Delta(x, log_density=log_prob), obs=x)
+
+    x = torch.tensor([1.0, -1.0, 2.0])
+    with caplog.at_level(logging.WARNING):
+        evidence = diagnostics.log_evidence(Impossible(), x, num_samples=100)
+    assert np.isneginf(evidence["log_evidence"][1])
+    assert diagnostics.evidence_summary(evidence).attrs["khat_share_above"] >= 1 / 3
+    assert "not finite for 1 of 3 data" in caplog.text
+
+
+def test_rounding_of_single_precision_is_no_tail():
+    data = linear_gaussian(9, features=200, latent_dim=3, variance=0.2, seed=1)
+    vae = linear_vae(data.truth)
+    with torch.no_grad():
+        log_weights = vae.log_importance_weights(data.x, num_samples=1000)
+    noisy = (log_weights + 2e-5 * torch.randn(1000, 9)).float()
+    khat = diagnostics.importance_estimates(noisy)["pareto_khat"]
+    assert khat.tolist() == [0.0] * 9
+
+
+def test_error_of_the_gap_is_that_of_repetitions():
+    data = linear_gaussian(300, features=6, latent_dim=3, variance=0.2, seed=1)
+    vae = linear_vae(data.truth, guide=Wide(data.truth, 1.3))
+    values, errors = [], []
+    for seed in range(40):
+        evidence = diagnostics.log_evidence(vae, data.x, num_samples=200, seed=seed)
+        values.append(evidence["gap"].to_numpy())
+        errors.append(evidence["gap_mcse"].to_numpy())
+    ratio = np.var(values, axis=0, ddof=1).mean() / np.square(errors).mean()
+    assert abs(ratio - 1) < MAX_Z * math.sqrt(2 / (39 * 300)) + 0.05
 
 
 def test_summary_has_means_and_both_errors():

@@ -7,6 +7,7 @@ import torch
 from conftest import MAX_Z
 
 from pyro_vae.diagnostics import khat_threshold, pareto_khat, smoothed_log_weights
+from pyro_vae.diagnostics.evidence.pareto import untrusted
 
 
 def gaussian_log_weights(scale, num_samples, num_data):
@@ -74,6 +75,21 @@ def test_weights_of_two_values_have_a_light_tail():
     assert (pareto_khat(log_weights) < 0.5).all()
 
 
+@pytest.mark.parametrize("giants", [1, 4])
+def test_few_giant_weights_above_equal_ones_are_no_good_sign(giants):
+    log_weights = torch.zeros(1000, 2)
+    log_weights[:giants, 0] = 20.0
+    khat = pareto_khat(log_weights)
+    assert khat.tolist() == [math.inf, 0.0]
+    assert untrusted(khat, 0.7).tolist() == [True, False]
+    assert torch.equal(smoothed_log_weights(log_weights), log_weights)
+
+
+def test_what_is_not_known_is_not_trusted():
+    khat = torch.tensor([0.7, 0.71, math.nan, math.inf, -0.3])
+    assert untrusted(khat, 0.7).tolist() == [False, True, True, True, False]
+
+
 def test_impossible_and_undefined_weights():
     log_weights = gaussian_log_weights(0.8, 500, 4)
     log_weights[:, 0] = -math.inf
@@ -111,7 +127,8 @@ def test_smoothing_lowers_the_error_of_a_heavy_tail():
 
 
 @pytest.mark.parametrize(
-    ("num_samples", "expected"), [(100, 0.5), (320, 0.6), (1000, 0.67), (2200, 0.7), (9000, 0.7)]
+    ("num_samples", "expected"),
+    [(2, 0.0), (10, 0.0), (100, 0.5), (320, 0.6), (1000, 0.67), (2200, 0.7), (9000, 0.7)],
 )
 def test_threshold_depends_on_the_number_of_draws(num_samples, expected):
     assert abs(khat_threshold(num_samples) - expected) < 0.005

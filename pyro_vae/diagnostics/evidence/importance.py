@@ -15,7 +15,7 @@ from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.report import standard_error
 from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
 
-from .pareto import khat_threshold, pareto_khat, smoothed_log_weights
+from .pareto import FEWEST_DRAWS, khat_threshold, pareto_khat, smoothed_log_weights, untrusted
 
 __all__ = ["evidence_summary", "importance_estimates", "log_evidence"]
 
@@ -51,14 +51,15 @@ def log_evidence(
         num_samples: Number S of draws from q(z|x) for each datum.
         smoothed: Replace the largest weights by Pareto order statistics (PSIS): less variance, no
             longer a bound in expectation.
-        chunk_size: Rows times draws that go through the model at once. It bounds the memory; the
-            result does not depend on it.
+        chunk_size: Rows times draws that go through the model at once, but at least 250 rows. It
+            bounds the memory; the result does not depend on it.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
         Over ``obs_id``, in nats but for the last two: ``log_evidence``; ``mcse``, its Monte Carlo
-        standard error (delta method; NaN for one draw); ``elbo`` and ``elbo_mcse`` of the same
-        draws; ``ess``, the effective sample size :math:`(\sum w)^2 / \sum w^2`; ``pareto_khat``.
+        standard error (delta method; NaN for one draw); ``elbo`` and ``gap``, log evidence less
+        ELBO, of the same draws, with ``elbo_mcse`` and ``gap_mcse``; ``ess``, the effective sample
+        size :math:`(\sum w)^2 / \sum w^2`; ``pareto_khat``.
 
     Raises:
         ValueError: If x, ``num_samples`` or ``chunk_size`` do not fit.
@@ -68,7 +69,7 @@ def log_evidence(
         >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
         >>> evidence = log_evidence(vae, torch.zeros(5, 3), num_samples=100)
         >>> sorted(evidence.data_vars)
-        ['elbo', 'elbo_mcse', 'ess', 'log_evidence', 'mcse', 'pareto_khat']
+        ['elbo', 'elbo_mcse', 'ess', 'gap', 'gap_mcse', 'log_evidence', 'mcse', 'pareto_khat']
 
     References:
         Burda, Grosse and Salakhutdinov (2016), Importance weighted autoencoders, section 3.
@@ -85,15 +86,7 @@ def log_evidence(
 
     columns = by_rows(vae, x, compute, seed=seed, purpose="log evidence", at_a_time=ROWS_AT_A_TIME)
     threshold = khat_threshold(num_samples)
-    above = int((columns["pareto_khat"] > threshold).sum())
-    if above:
-        logger.warning(
-            "log_evidence: pareto_khat is above %.2f for %d of %d data, whose log evidence is too "
-            "low by an unknown amount. Use a richer family, or ais_log_evidence.",
-            threshold,
-            above,
-            len(columns["pareto_khat"]),
-        )
+    _tell(columns, num_samples, threshold)
     return per_datum_dataset(
         columns,
         attrs={
@@ -105,6 +98,34 @@ def log_evidence(
     )
 
 
+def _tell(columns: dict[str, Tensor], num_samples: int, threshold: float) -> None:
+    """Log what makes the estimates untrustworthy."""
+    total = len(columns["pareto_khat"])
+    broken = int((~columns["log_evidence"].isfinite()).sum())
+    above = int(untrusted(columns["pareto_khat"], threshold).sum())
+    if num_samples < FEWEST_DRAWS:
+        logger.warning(
+            "log_evidence: %d draws are too few for a pareto_khat, so nothing says whether to "
+            "trust the estimates. Use num_samples=1000.",
+            num_samples,
+        )
+    elif above:
+        logger.warning(
+            "log_evidence: pareto_khat is above %.2f for %d of %d data, whose log evidence is too "
+            "low by an unknown amount. Use a richer family, or ais_log_evidence.",
+            threshold,
+            above,
+            total,
+        )
+    if broken:
+        logger.warning(
+            "log_evidence: not finite for %d of %d data: no draw of the guide has a density, or a "
+            "network overflows there.",
+            broken,
+            total,
+        )
+
+
 def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict[str, Tensor]:
     """The reductions of a matrix of log weights, ``(S, N)``, that :func:`log_evidence` returns.
 
@@ -113,8 +134,8 @@ def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict
         smoothed: Whether the weights are Pareto-smoothed before they are averaged.
 
     Returns:
-        ``log_evidence``, ``mcse``, ``elbo``, ``elbo_mcse``, ``ess`` and ``pareto_khat``, each
-        ``(N,)``, in double precision.
+        ``log_evidence``, ``elbo``, ``gap`` (their difference) with ``mcse``, ``elbo_mcse`` and
+        ``gap_mcse``, ``ess`` and ``pareto_khat``, each ``(N,)``, in double precision.
 
     Example:
         >>> estimates = importance_estimates(torch.log(torch.tensor([[1.0], [3.0]])))
@@ -123,19 +144,29 @@ def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict
     """
     raw = log_weights.double()
     num_samples = len(raw)
-    used = smoothed_log_weights(raw) if smoothed else raw
+    # In their own type, which says how large their rounding errors are.
+    used = smoothed_log_weights(log_weights) if smoothed else raw
     log_mean = used.logsumexp(0) - math.log(num_samples)
     shares = used.softmax(0)
-    spread = (shares - 1 / num_samples).square().sum(0)
-    few = torch.full_like(log_mean, math.nan)
+    # The delta method: the log of a mean is, to first order, a mean of w / mean(w).
+    relative = num_samples * shares
     return {
         "log_evidence": log_mean,
-        "mcse": (spread * num_samples / (num_samples - 1)).sqrt() if num_samples > 1 else few,
+        "mcse": _error_of_mean(relative),
         "elbo": raw.mean(0),
-        "elbo_mcse": raw.std(0) / math.sqrt(num_samples) if num_samples > 1 else few,
+        "elbo_mcse": _error_of_mean(raw),
+        "gap": log_mean - raw.mean(0),
+        "gap_mcse": _error_of_mean(relative - raw),
         "ess": 1 / shares.square().sum(0),
-        "pareto_khat": pareto_khat(raw),
+        "pareto_khat": pareto_khat(log_weights),
     }
+
+
+def _error_of_mean(draws: Tensor) -> Tensor:
+    """Standard error of the mean over draws, NaN for one draw."""
+    if len(draws) == 1:
+        return torch.full_like(draws[0], math.nan)
+    return draws.std(0) / math.sqrt(len(draws))
 
 
 def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:
@@ -147,25 +178,26 @@ def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:
     Returns:
         Rows ``log_evidence``, ``elbo`` and ``inference_gap``, their difference on the same draws;
         columns ``mean``, ``se`` for a claim about new data and ``mcse`` for one about these data,
-        as in :func:`elbo_summary`. ``attrs`` hold the share of data whose ``pareto_khat`` exceeds
-        the threshold, the threshold, and the smallest ``ess``.
+        as in :func:`elbo_summary`. ``attrs`` hold the share of data whose ``pareto_khat`` is not
+        known to be below the threshold (NaN where draws are too few to know any), the threshold,
+        and the smallest ``ess``.
 
     Example:
-        >>> values = {"log_evidence": [2.0, 4.0], "elbo": [1.0, 2.0], "pareto_khat": [0.1, 0.9]}
-        >>> errors = {"mcse": [0.3, 0.4], "elbo_mcse": [0.0, 0.0], "ess": [50.0, 2.0]}
-        >>> columns = {name: ("obs_id", column) for name, column in (values | errors).items()}
+        >>> values = {"log_evidence": [2.0, 4.0], "elbo": [1.0, 2.0], "gap": [1.0, 2.0]}
+        >>> errors = {"mcse": [0.3, 0.4], "elbo_mcse": [0.0, 0.0], "gap_mcse": [0.3, 0.4]}
+        >>> others = {"pareto_khat": [0.1, 0.9], "ess": [50.0, 2.0]}
+        >>> columns = {n: ("obs_id", column) for n, column in (values | errors | others).items()}
         >>> summary = evidence_summary(xr.Dataset(columns, attrs={"khat_threshold": 0.7}))
         >>> summary.loc["inference_gap", "mean"].item(), summary.attrs["khat_share_above"]
         (1.5, 0.5)
     """
     count = evidence.sizes["obs_id"]
     columns = {name: evidence[name].to_numpy() for name in evidence.data_vars}
-    columns["inference_gap"] = columns["log_evidence"] - columns["elbo"]
+    columns["inference_gap"] = columns["gap"]
     errors = {
         "log_evidence": columns["mcse"],
         "elbo": columns["elbo_mcse"],
-        # The two share their draws; without their correlation the sum is the safe side.
-        "inference_gap": np.hypot(columns["mcse"], columns["elbo_mcse"]),
+        "inference_gap": columns["gap_mcse"],
     }
     rows = {
         name: {
@@ -177,8 +209,10 @@ def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:
     }
     summary = pd.DataFrame.from_dict(rows, orient="index")
     threshold = evidence.attrs["khat_threshold"]
+    above = untrusted(torch.as_tensor(columns["pareto_khat"]), threshold).double().mean().item()
+    too_few = evidence.attrs.get("num_samples", FEWEST_DRAWS) < FEWEST_DRAWS
     summary.attrs = {
-        "khat_share_above": float((columns["pareto_khat"] > threshold).mean()),
+        "khat_share_above": math.nan if too_few else above,
         "khat_threshold": threshold,
         "smallest_ess": float(columns["ess"].min()),
     }

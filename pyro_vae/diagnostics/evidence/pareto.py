@@ -5,9 +5,11 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["khat_threshold", "pareto_khat", "smoothed_log_weights"]
+__all__ = ["khat_threshold", "pareto_khat", "smoothed_log_weights", "untrusted"]
 
 FEWEST_IN_TAIL = 5
+FEWEST_DRAWS = 25
+"""Of so few a fifth makes a tail."""
 
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
@@ -19,7 +21,9 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
     are to be trusted below :func:`khat_threshold`. A datum's figure depends on no other datum.
 
     Where all weights of the tail are equal up to rounding, as at the exact posterior, there is no
-    tail, and the figure is 0.
+    tail, and the figure is 0. Where one to four weights stand above a tail of equal ones, as a
+    discrete z makes them, there is nothing to fit, and the figure is infinite. A value of z that
+    no draw has hit leaves no trace in the weights: for a discrete z a small figure proves nothing.
 
     Args:
         log_weights: :math:`\log p(x, z_s) - \log q(z_s \mid x)`, ``(S, N)``: log weights, not
@@ -27,7 +31,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
 
     Returns:
         ``(N,)``. NaN where fewer than 25 draws leave no tail to fit, or a weight is NaN or
-        infinite, or all are 0.
+        infinite, or all are 0: none of these is to be trusted, see :func:`untrusted`.
 
     Example:
         >>> pareto_khat(torch.full((1000, 2), -7.0))
@@ -81,6 +85,12 @@ def smoothed_log_weights(log_weights: Tensor) -> Tensor:
 def khat_threshold(num_samples: int) -> float:
     r"""Largest :math:`\hat k` at which S draws suffice: :math:`\min(1 - 1/\log_{10} S,\, 0.7)`.
 
+    Args:
+        num_samples: Number S of draws.
+
+    Returns:
+        A number from 0, for 10 draws or fewer, to 0.7, from 2155 draws on.
+
     Example:
         >>> round(khat_threshold(100), 3), round(khat_threshold(1000), 3), khat_threshold(5000)
         (0.5, 0.667, 0.7)
@@ -89,7 +99,21 @@ def khat_threshold(num_samples: int) -> float:
         Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling,
         equation 13. https://arxiv.org/abs/1507.02646
     """
-    return min(1 - 1 / math.log10(max(2, num_samples)), 0.7)
+    return min(1 - 1 / math.log10(max(10, num_samples)), 0.7)
+
+
+def untrusted(khat: Tensor, threshold: float) -> Tensor:
+    r"""Which :math:`\hat k` are not known to be at most the threshold: NaN is not.
+
+    Args:
+        khat: Any shape.
+        threshold: See :func:`khat_threshold`.
+
+    Example:
+        >>> untrusted(torch.tensor([0.5, 0.9, math.nan]), 0.7)
+        tensor([False,  True,  True])
+    """
+    return ~(khat <= threshold)
 
 
 def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -118,7 +142,7 @@ def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     for length in lengths[valid & ~equal].unique().tolist():
         which = valid & (lengths == length)
         khat[which], sigma[which] = (
-            _fit(excesses[-length:, which]) if length >= FEWEST_IN_TAIL else (0.0, 0.0)
+            _fit(excesses[-length:, which]) if length >= FEWEST_IN_TAIL else (math.inf, 0.0)
         )
     return khat, sigma, cutoff, order
 
