@@ -266,6 +266,11 @@ def test_noise_of_estimated_means_does_not_count_as_variance():
     assert family.num_params == 22
 
 
+def test_analytic_means_have_no_noise(digits):
+    report = collapse_report(linear_vae(best_linear(digits, 4, 0.1)), digits)
+    assert report.attrs["direction_noise"] == 0.0
+
+
 def test_standard_error_of_the_variance_is_that_of_new_data():
     truth = LinearGaussian(torch.tensor([[2.0], [0.0]]), torch.zeros(2), 1.0)
     vae = linear_vae(truth)

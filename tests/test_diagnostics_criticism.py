@@ -8,7 +8,7 @@ import torch
 from conftest import MAX_Z
 from helpers import linear_vae, small_vae
 
-from pyro_vae import distributions, families, guides
+from pyro_vae import baselines, distributions, families, guides
 from pyro_vae.datasets import linear_gaussian
 from pyro_vae.diagnostics.criticism import replication
 from pyro_vae.diagnostics.criticism.predictive import (
@@ -200,6 +200,27 @@ def test_every_tensor_follows_the_data():
 def test_statistic_without_one_number_raises(statistics, message):
     with pytest.raises(ValueError, match=message):
         prior_predictive_check(right_vae(), torch.zeros(5, 4), statistics)
+
+
+@pytest.mark.parametrize(
+    ("statistics", "message"),
+    [
+        (torch.mean, "statistics must be a mapping from names to functions; got <built-in"),
+        (None, "statistics must be a mapping from names to functions; got None"),
+        ({"mean": 3}, r"statistics\['mean'\] must be a function; got 3."),
+    ],
+)
+def test_statistics_that_are_no_functions_with_names_raise(statistics, message):
+    for check in (prior_predictive_check, posterior_predictive_check):
+        with pytest.raises(TypeError, match=message):
+            check(right_vae(), torch.zeros(5, 4), statistics)
+
+
+def test_autoencoder_has_no_predictive_distribution():
+    ae = baselines.autoencoder(features=4, latent_dim=2)
+    for check in (prior_predictive_check, posterior_predictive_check):
+        with pytest.raises(TypeError, match="latent site.*Autoencoder.*encodes to a point"):
+            check(ae, torch.zeros(5, 4), {"mean": torch.mean})
 
 
 def test_summed_out_site_is_refused_for_the_posterior_alone():

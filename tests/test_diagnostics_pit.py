@@ -9,7 +9,7 @@ import torch
 from conftest import MAX_Z
 from helpers import linear_vae, small_vae
 
-from pyro_vae import families
+from pyro_vae import baselines, families
 from pyro_vae.datasets import LinearGaussian, linear_gaussian
 from pyro_vae.diagnostics.criticism import replication
 from pyro_vae.diagnostics.criticism.pit import pit, posterior_pit
@@ -212,6 +212,28 @@ def test_every_tensor_follows_the_data():
 def test_feature_that_is_not_there_raises(features, message):
     with pytest.raises(ValueError, match=message):
         pit(linear_vae(TRUTH), simulated(6), features=features)
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (3, "features must be a list of numbers or names .*; got 3. For one feature, a list"),
+        ("ab", "features must be a list .*; got 'ab'"),
+        (torch.mean, "features must be a list .* or a mapping from names to functions; got <"),
+        ({"a": 3}, r"features\['a'\] must be a function; got 3."),
+    ],
+)
+def test_features_that_are_no_list_or_functions_raise(features, message):
+    for transform in (pit, posterior_pit):
+        with pytest.raises(TypeError, match=message):
+            transform(linear_vae(TRUTH), simulated(6), features=features)
+
+
+def test_autoencoder_has_no_distribution_to_transform_by():
+    ae = baselines.autoencoder(features=4, latent_dim=2)
+    for transform in (pit, posterior_pit):
+        with pytest.raises(TypeError, match="latent site.*Autoencoder.*encodes to a point"):
+            transform(ae, simulated(6))
 
 
 def test_picture_leaves_the_band_exactly_where_the_test_rejects():

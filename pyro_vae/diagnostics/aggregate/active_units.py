@@ -11,7 +11,7 @@ from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.traces import Programs, latent_site
 
-__all__ = ["active_units", "posterior_means", "variance_of_means"]
+__all__ = ["active_units", "mean_and_draws", "posterior_means", "variance_of_means"]
 
 ROWS_AT_A_TIME = 2000
 
@@ -42,8 +42,8 @@ def active_units(
         data; ``active``. Attribute ``mean_is_analytic`` is 1 or 0, ``num_active`` their number.
 
     Raises:
-        ValueError: If there is not one continuous latent vector for each datum, or an argument
-            does not fit.
+        ValueError: If there is not one continuous latent vector for each datum, its q(z|x) has no
+            finite mean, as a Cauchy, or an argument does not fit.
 
     Example:
         >>> import pyro_vae as pv
@@ -95,12 +95,42 @@ def posterior_means(q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
         >>> posterior_means(Normal(torch.ones(1, 2), 1.0).to_event(1), 5)
         (tensor([[1., 1.]], dtype=torch.float64), tensor([[0., 0.]], dtype=torch.float64))
     """
+    mean, z = mean_and_draws(q, num_samples)
+    return mean, torch.zeros_like(mean) if z is None else z.var(0) / len(z)
+
+
+def mean_and_draws(q: Any, num_samples: int) -> tuple[Tensor, Tensor | None]:
+    """Means of q(z|x), ``(n, k)``, and the draws behind them, ``(S, n, k)``; None if analytic.
+
+    Args:
+        q: Batch ``(n,)``, event ``(k,)``.
+        num_samples: Draws where the mean has no closed form; at least 2 of them are made.
+
+    Raises:
+        ValueError: If a mean is not finite.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> mean_and_draws(Normal(torch.ones(1, 2), 1.0).to_event(1), 5)
+        (tensor([[1., 1.]], dtype=torch.float64), None)
+    """
+    z = None
     try:
         mean = q.mean.double()
     except NotImplementedError:
         z = q.sample(torch.Size([max(2, num_samples)])).double()
-        return z.mean(0), z.var(0) / len(z)
-    return mean, torch.zeros_like(mean)
+        mean = z.mean(0)
+    if not mean.isfinite().all():
+        number = int((~mean.isfinite()).sum())
+        base = q
+        while hasattr(base, "base_dist"):
+            base = base.base_dist
+        raise ValueError(
+            f"guide must have finite means for its units to be called active or not; got "
+            f"{type(base).__name__} with {number} of {mean.numel()} means not finite. A Cauchy, "
+            "as a Student t with df <= 1, has none: use a guide with lighter tails."
+        )
+    return mean, z
 
 
 def variance_of_means(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

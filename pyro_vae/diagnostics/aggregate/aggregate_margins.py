@@ -1,6 +1,6 @@
 """The aggregate posterior's margins beside the prior's: where are holes?"""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,12 @@ BLOCK = 2**19
 REACH = 5.0
 """Standard deviations beyond the means of q(z|x) and p(z) that the points cover."""
 
+FAR_REACH = 30.0
+"""As many scales at most where q(z|x) has no finite variance: 98% of a Cauchy's mass."""
+
+NUM_DRAWS = 256
+"""Draws for each datum that tell location and scale where there are no finite moments."""
+
 STEPS_PER_SCALE = 4.0
 """Points in a standard deviation of a typical q(z|x): the aggregate's bumps are as wide."""
 
@@ -40,6 +46,11 @@ def aggregate_margins(
     Where p has mass and the aggregate none is a hole: draws from the prior decode to what no datum
     is near. The sums are over all N data, without Monte Carlo error. Two margins that agree do not
     prove that the joint densities do: that is the total correlation of ``aggregate_kl``.
+
+    The points cover five standard deviations about all means, within the supports. Where a
+    distribution has no finite moments, or none that are known, draws tell how far they reach; of
+    heavy tails a few percent of the mass may lie beyond. Outside its support a density is 0, and
+    so it is where it is infinite, at an end of the support.
 
     Args:
         vae: A VAE, or any model and guide with one latent vector for each datum.
@@ -84,13 +95,17 @@ def aggregate_margins(
         site = latent_site(vae, piece)
         q, points = margins(in_double(site.q)), z.to(piece.device)
         size = max(1, BLOCK // (len(piece) * z.shape[-1]))
-        sums = [q.log_prob(part.unsqueeze(1)).exp().sum(1) for part in points.split(size)]
+        inside = q.sample()
+        sums = [_density(q, part.unsqueeze(1), inside).sum(1) for part in points.split(size)]
         total.add_(torch.cat(sums).cpu())
         num_data += len(piece)
         if not prior:
             p = margins(in_double(site.p))
+            inside = p.sample()
             # Its first row: they are equal.
-            prior.extend(p.log_prob(part.unsqueeze(1))[:, 0].exp() for part in points.split(size))
+            prior.extend(
+                _density(p, part.unsqueeze(1), inside)[:, 0] for part in points.split(size)
+            )
         return {"done": piece.new_zeros(len(piece))}
 
     by_rows(vae, x, compute, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
@@ -119,13 +134,56 @@ def _ends(site: LatentSite) -> dict[str, Tensor]:
                 "independent coordinates; got another distribution, perhaps a flow. aggregate_kl "
                 "needs no margins."
             )
-    of_q, of_p = found.values()
-    reach = REACH * of_p.variance.sqrt()
-    # Heavy tails have no variance: then the aggregate's reach decides.
-    reach = torch.where(reach.isfinite(), reach, torch.zeros_like(reach))
-    scale = of_q.variance.sqrt()
+    of_q = _span(found["q(z|x)"], FAR_REACH)
+    # Of a prior with heavy tails the bulk is enough: beyond it the aggregate decides.
+    of_p = _span(found["p(z)"], REACH)
     return {
-        "low": torch.minimum(of_q.mean - REACH * scale, of_p.mean - reach),
-        "high": torch.maximum(of_q.mean + REACH * scale, of_p.mean + reach),
-        "scale": scale,
+        "low": torch.minimum(of_q.low, of_p.low),
+        "high": torch.maximum(of_q.high, of_p.high),
+        "scale": of_q.scale,
     }
+
+
+class _Span(NamedTuple):
+    """Where a distribution has its mass, and its scale, each of its batch shape."""
+
+    low: Tensor
+    high: Tensor
+    scale: Tensor
+
+
+def _span(distribution: Any, far_reach: float) -> _Span:
+    """REACH standard deviations, or what draws say where there are none, within the support.
+
+    Args:
+        distribution: Over single numbers.
+        far_reach: Scales at most that are covered where there is no standard deviation.
+    """
+    try:
+        mean, scale = distribution.mean, distribution.variance.sqrt()
+    except NotImplementedError:
+        mean = scale = torch.full_like(distribution.sample(), torch.nan)
+    low, high = mean - REACH * scale, mean + REACH * scale
+    known = low.isfinite() & high.isfinite()
+    if not known.all():
+        draws = distribution.sample(torch.Size([NUM_DRAWS])).sort(0).values
+        # Of a normal these are the mean less and plus a standard deviation.
+        below, center, above = draws[[round(share * NUM_DRAWS) for share in (0.16, 0.5, 0.84)]]
+        of_draws = (above - below) / 2
+        least = torch.maximum(draws[0] - of_draws, center - far_reach * of_draws)
+        most = torch.minimum(draws[-1] + of_draws, center + far_reach * of_draws)
+        low, high = torch.where(known, low, least), torch.where(known, high, most)
+        scale = torch.where(known, scale, of_draws)
+    support: Any = distribution.support
+    if hasattr(support, "lower_bound"):
+        low = torch.maximum(low, low.new_zeros(()) + support.lower_bound)
+    if hasattr(support, "upper_bound"):
+        high = torch.minimum(high, high.new_zeros(()) + support.upper_bound)
+    return _Span(low, high, scale)
+
+
+def _density(distribution: Any, z: Tensor, inside: Tensor) -> Tensor:
+    """The density at z, 0 outside the support; ``inside`` holds values in the support."""
+    within = distribution.support.check(z)
+    density = distribution.log_prob(torch.where(within, z, inside)).exp()
+    return torch.where(within & density.isfinite(), density, torch.zeros_like(density))

@@ -17,13 +17,17 @@ from pyro_vae.likelihoods import Gaussian
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import LatentSite, Programs, latent_site
 
-from .active_units import posterior_means, variance_of_means
+from .active_units import variance_of_means
+from .directions import Directions
 from .linear_theory import LinearTheory, linear_theory
 from .margins import in_double, margins
 
 __all__ = ["collapse_report"]
 
 ROWS_AT_A_TIME = 2000
+
+ELBO_SAMPLES = 16
+"""Most draws for each datum behind the ELBO: its noise averages over the data."""
 
 CERTAIN = 2.0
 """Monte Carlo standard errors by which an ELBO must be below another to be called lower."""
@@ -35,7 +39,7 @@ def collapse_report(
     *,
     variance: float | None = None,
     threshold: float = 0.01,
-    num_samples: int = 16,
+    num_samples: int = 100,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Which latent units are active, how many should be, and a verdict in words.
@@ -54,14 +58,17 @@ def collapse_report(
 
     Directions are counted, not units: eigenvalues of the covariance of the means, in units of the
     prior's covariance, above the threshold. A rotation of z, which a guide with full covariance
-    leaves free, changes the units' variances but not these.
+    leaves free, changes the units' variances but not these. Where means are averages of draws, as
+    for a flow, their noise is taken out, and a direction must also exceed what noise alone would
+    make of it, ``direction_noise``.
 
     Args:
         vae: A VAE, or any model and guide with one latent vector for each datum.
         x: Data, ``(N, *event_shape)``, best those it was trained on: the theory is about x.
         variance: c, where the programs do not tell; with a VAE, its likelihood's.
         threshold: Variance above which a unit or direction is active.
-        num_samples: Draws from q(z|x) for each datum, where something is no closed form.
+        num_samples: Draws from q(z|x) for each datum, where something is no closed form; the ELBO
+            takes 16 at most.
         seed: Seed of the draws.
 
     Returns:
@@ -72,12 +79,13 @@ def collapse_report(
         and a normal prior, over ``component``: ``eigenvalue``; over ``direction``:
         ``linear_variance`` and ``linear_kl``; ``linear_elbo``, its mean over x. Attributes:
         ``num_active`` units, ``num_active_directions``, ``num_expected`` of them by the theory
-        (-1 without it), ``variance_c`` (NaN without it), ``verdict`` ("as expected", "more",
-        "collapse", "fewer needed", "no theory"), and ``advice``, the verdict in words.
+        (-1 without it), ``direction_noise`` (0 where the means are analytic), ``variance_c`` (NaN
+        without it), ``verdict`` ("as expected", "more", "collapse", "fewer needed", "no theory"),
+        and ``advice``, the verdict in words.
 
     Raises:
-        ValueError: If there is not one continuous latent vector for each datum, or an argument
-            does not fit.
+        ValueError: If there is not one continuous latent vector for each datum, its q(z|x) has no
+            finite mean, as a Cauchy, or an argument does not fit.
 
     Example:
         >>> import pyro_vae as pv
@@ -93,11 +101,12 @@ def collapse_report(
     threshold = finite_number(threshold, "threshold", "positive", above=0)
     num_samples = positive_integer(num_samples, "num_samples")
     prior: list[Any] = []
+    directions = Directions()
 
     def compute(piece: Tensor) -> dict[str, Tensor]:
         site = latent_site(vae, piece)
         prior[:] = [in_double(site.p)]
-        mean, noise = posterior_means(site.q, num_samples)
+        mean, noise = directions.add(site.q, num_samples)
         return {"mean": mean, "noise": noise, **_unit_kl(site, num_samples)}
 
     columns = by_rows(vae, x, compute, seed=seed, purpose="collapse", at_a_time=ROWS_AT_A_TIME)
@@ -105,13 +114,15 @@ def collapse_report(
     unit_variance, error = variance_of_means(mean, noise)
     active = unit_variance > threshold
     covariance = _covariance(prior[0])
-    directions = _direction_variances(mean, noise, covariance)
-    elbo = elbo_summary(elbo_terms(vae, x, num_samples=num_samples, seed=seed)).loc["elbo"]
+    direction_variances, direction_noise = directions.variances(covariance)
+    limit = max(threshold, direction_noise)
+    terms = elbo_terms(vae, x, num_samples=min(num_samples, ELBO_SAMPLES), seed=seed)
+    elbo = elbo_summary(terms).loc["elbo"]
     report: dict[str, Any] = {
         "variance": ("latent", unit_variance.numpy()),
         "variance_se": ("latent", error.numpy()),
         "active": ("latent", active.numpy()),
-        "direction_variance": ("direction", directions.numpy()),
+        "direction_variance": ("direction", direction_variances.numpy()),
         "elbo": elbo["mean"],
         "elbo_mcse": elbo["mcse"],
     }
@@ -130,10 +141,15 @@ def collapse_report(
         report["linear_variance"] = "direction", theory.variances.numpy()
         report["linear_kl"] = "direction", theory.kl.numpy()
         report["linear_elbo"] = theory.elbo
-    num_directions = int((directions > threshold).sum())
+    num_directions = int((direction_variances > limit).sum())
     verdict, advice = _verdict(
-        num_directions, active, threshold, elbo["mean"], elbo["mcse"], theory, reason
+        num_directions, active, limit, elbo["mean"], elbo["mcse"], theory, reason
     )
+    if direction_noise > threshold:
+        advice += (
+            f" Below {limit:.4g} a direction cannot be told from the noise of {num_samples} draws "
+            "for each datum: pass a larger num_samples to see further."
+        )
     dataset = xr.Dataset(
         report,
         attrs={
@@ -141,7 +157,8 @@ def collapse_report(
             "threshold": threshold,
             "num_active": int(active.sum()),
             "num_active_directions": num_directions,
-            "num_expected": -1 if theory is None else theory.num_active(threshold),
+            "num_expected": -1 if theory is None else theory.num_active(limit),
+            "direction_noise": direction_noise,
             "variance_c": math.nan if theory is None else theory.variance,
             "verdict": verdict,
             "advice": advice,
@@ -182,17 +199,6 @@ def _covariance(p: Any) -> Tensor | None:
     return covariance.reshape(-1, size, size)[0].cpu()
 
 
-def _direction_variances(mean: Tensor, noise: Tensor, prior: Tensor | None) -> Tensor:
-    """Eigenvalues of the covariance of the means relative to the prior's, descending, ``(k,)``."""
-    centered = mean - mean.mean(0)
-    covariance = centered.mT @ centered / len(mean) - noise.mean(0).diag()
-    if prior is not None:
-        root = torch.linalg.cholesky(prior)
-        half = torch.linalg.solve_triangular(root, covariance, upper=False)
-        covariance = torch.linalg.solve_triangular(root, half.mT, upper=False)
-    return torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
-
-
 def _variance(vae: Any, given: float | None) -> tuple[float | None, str]:
     """The one c of a Gaussian likelihood, or None and why there is none."""
     if given is not None:
@@ -210,7 +216,7 @@ def _variance(vae: Any, given: float | None) -> tuple[float | None, str]:
 def _verdict(
     found: int,
     active: Tensor,
-    threshold: float,
+    limit: float,
     elbo: float,
     mcse: float,
     theory: LinearTheory | None,
@@ -219,12 +225,11 @@ def _verdict(
     num_units, num_active = len(active), int(active.sum())
     units = "" if num_active == found else f", in {num_active} units,"
     counted = (
-        f"{found} of {num_units} latent directions{units} are active (variance above "
-        f"{threshold:g})"
+        f"{found} of {num_units} latent directions{units} are active (variance above {limit:.4g})"
     )
     if theory is None:
         return "no theory", f"{counted}. No linear theory to hold that against: {reason}."
-    expected = theory.num_active(threshold)
+    expected = theory.num_active(limit)
     c = f"c = {theory.variance:.4g}"
     counted += f"; in the best linear VAE at {c} it is {expected}"
     elbos = f"the ELBO of {elbo:.2f} nats against the linear VAE's {theory.elbo:.2f}"

@@ -1,7 +1,7 @@
 """Marginal calibration: where each observed value lies in the model's own distribution of it."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,6 +76,8 @@ def pit(
     Raises:
         ValueError: If a feature is not there, or does not give one number a row, or the model does
             not have one observed site of the shape of x.
+        TypeError: If ``features`` is neither a list nor a mapping from names to functions, or the
+            model has no latent site, as an autoencoder's.
 
     Example:
         >>> import pyro_vae as pv
@@ -141,6 +143,7 @@ def posterior_pit(
 
     Raises:
         ValueError: As there; also if a discrete site is left to be summed out by the guide.
+        TypeError: As there.
 
     Example:
         >>> import pyro_vae as pv
@@ -213,7 +216,15 @@ def _chosen(
     if isinstance(features, Mapping):
         if not features:
             raise ValueError("features must name at least one function; got none.")
+        for name, function in features.items():
+            if not callable(function):
+                raise TypeError(f"features[{name!r}] must be a function; got {function!r}.")
         return {name: function for name, function in features.items()}  # noqa: C416
+    if features is not None and (isinstance(features, str) or not isinstance(features, Iterable)):
+        raise TypeError(
+            "features must be a list of numbers or names of columns, or a mapping from names to "
+            f"functions; got {features!r}. For one feature, a list of one."
+        )
     size = x[0].numel()
     names: list[int | str] = (
         list(columns or range(size)) if len(columns or ()) in {0, size} else []

@@ -51,6 +51,8 @@ def prior_predictive_check(
     Raises:
         ValueError: If there is no statistic, or one does not return one number, or the model does
             not have one observed site of the shape of x.
+        TypeError: If the statistics are no mapping from names to functions, or the model has no
+            latent site, as an autoencoder's.
 
     Example:
         >>> import pyro_vae as pv
@@ -93,6 +95,7 @@ def posterior_predictive_check(
 
     Raises:
         ValueError: As there; also if a discrete site is left to be summed out by the guide.
+        TypeError: As there.
 
     Example:
         >>> import pyro_vae as pv
@@ -123,6 +126,7 @@ def _check(
     from_guide: bool,
 ) -> xr.Dataset:
     num_samples = positive_integer(num_samples, "num_samples")
+    _check_functions(statistics)
     if not statistics:
         raise ValueError("statistics must name at least one function; got none.")
     rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
@@ -159,6 +163,17 @@ def _check(
             "seed": seed,
         },
     )
+
+
+def _check_functions(statistics: Any) -> None:
+    if not isinstance(statistics, Mapping):
+        raise TypeError(
+            f"statistics must be a mapping from names to functions; got {statistics!r}. Give it a "
+            'name, as in {"mean": torch.mean}.'
+        )
+    for name, statistic in statistics.items():
+        if not callable(statistic):
+            raise TypeError(f"statistics[{name!r}] must be a function; got {statistic!r}.")
 
 
 def _values(statistics: Statistics, x: Tensor) -> np.ndarray:

@@ -40,6 +40,8 @@ def replicate(programs: Programs, x: Tensor, *, from_guide: bool) -> Replication
     Raises:
         ValueError: If the model does not have one observed site of the shape of x, or if the guide
             lacks a latent site.
+        TypeError: If the model has no latent site, as an autoencoder's: what it draws is at the
+            code of the row's own x, from neither prior nor posterior.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -53,9 +55,14 @@ def replicate(programs: Programs, x: Tensor, *, from_guide: bool) -> Replication
             trace = poutine.trace(programs.guide).get_trace(x)
             model = poutine.replay(model, trace=trace)
         trace = poutine.trace(poutine.uncondition(model)).get_trace(x)
-    observed = {
-        name: site for name, site in scored_sites(trace) if site["infer"].get("was_observed")
-    }
+    sites = dict(scored_sites(trace))
+    observed = {name: site for name, site in sites.items() if site["infer"].get("was_observed")}
+    if sites and len(observed) == len(sites):
+        raise TypeError(
+            f"vae must have a model that samples a latent site, for data to be drawn anew; got "
+            f"{type(programs).__name__}, whose model samples none. An autoencoder encodes to a "
+            "point."
+        )
     site = next(iter(observed.values()), None)
     if site is None or len(observed) > 1 or site["value"].shape != x.shape:
         shapes = {name: tuple(site["value"].shape) for name, site in observed.items()}
@@ -78,6 +85,7 @@ def replications(
         The row numbers of the piece, and its replication.
 
     Raises:
+        TypeError: As :func:`replicate` does.
         ValueError: As :func:`replicate` does; also where z is drawn from the guide and leaves a
             site to be summed out.
     """
