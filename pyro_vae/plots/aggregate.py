@@ -37,6 +37,9 @@ def kl_parts(parts: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         parts: What ``diagnostics.aggregate_kl`` returned.
         ax: Axes to draw on; new ones by default.
 
+    Returns:
+        The axes.
+
     Example:
         >>> values = {"kl": 3.0, "mutual_information": 2.0, "marginal_kl": 1.0}
         >>> errors = {f"{name}_mcse": 0.1 for name in values}
@@ -100,6 +103,9 @@ def unit_kl(report: xr.Dataset, *, ax: Axes | None = None) -> Axes:
             from 1, so unit 1 is ``latent=0``.
         ax: Axes to draw on; new ones by default.
 
+    Returns:
+        The axes.
+
     Raises:
         ValueError: If the report has no KL of single units, as for a flow.
 
@@ -131,6 +137,9 @@ def unit_variances(report: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         report: What ``diagnostics.collapse_report`` or ``diagnostics.active_units`` returned.
             Units are numbered from 1.
         ax: Axes to draw on; new ones by default.
+
+    Returns:
+        The axes.
 
     Example:
         >>> values = {"variance": ("latent", [0.5, 0.9]), "active": ("latent", [True, True])}
@@ -170,6 +179,9 @@ def eigenvalues(report: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Args:
         report: What ``diagnostics.collapse_report`` returned, with its theory.
         ax: Axes to draw on; new ones by default.
+
+    Returns:
+        The axes.
 
     Raises:
         ValueError: If the report has no theory.

@@ -23,6 +23,9 @@ def bdmc_brackets(bounds: Dataset, *, ax: Axes | None = None) -> Axes:
         bounds: What :func:`pyro_vae.diagnostics.bdmc` returned.
         ax: Where to draw; a new figure's axes unless given.
 
+    Returns:
+        The axes.
+
     Example:
         >>> columns = {"lower": [-3.0, -5.0], "upper": [-2.0, -3.0]}
         >>> errors = {"lower_mcse": [0.1, 0.2], "upper_mcse": [0.1, 0.2]}
@@ -77,6 +80,9 @@ def evidence_differences(
         reference: Name of the one that is subtracted, best one without Monte Carlo error. Its
             error, where it has one, is the band around 0.
         ax: Where to draw; a new figure's axes unless given.
+
+    Returns:
+        The axes.
 
     Raises:
         ValueError: If ``reference`` is not among the estimates, or they are not of the same data.
