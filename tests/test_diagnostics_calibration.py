@@ -15,7 +15,9 @@ import pyro_vae as pv
 from pyro_vae import distributions, families, guides, likelihoods, priors
 from pyro_vae.datasets import LinearGaussian, linear_gaussian
 from pyro_vae.diagnostics.calibration import simulation_based as calibration
+from pyro_vae.diagnostics.calibration import uniformity
 from pyro_vae.diagnostics.calibration.simulation_based import interval_shares, sbc
+from pyro_vae.diagnostics.calibration.uniformity import critical_log_gamma
 
 PHI = NormalDist()
 
@@ -177,10 +179,27 @@ def test_bonferroni_holds_the_smallest_of_all_tests_against_its_own_value():
     found = sbc(small_vae(family=families.DiagonalNormal), 200, 9)
     assert found.attrs["num_tests"] == 4
     assert (found["critical_log_gamma_of_all"] < found["critical_log_gamma"]).all()
-    single = calibration.critical_log_gamma(200, 9, 0.01 / 4)
+    single = critical_log_gamma(200, 9, 0.01 / 4)
     assert float(found["critical_log_gamma_of_all"].sel(significance=0.01)) == single
     smallest = min(float(found["log_gamma"].min()), float(found["log_gamma_log_joint"]))
     assert (found.attrs["verdict"] == "not calibrated") == (smallest < single)
+
+
+def test_a_share_of_none_or_all_has_an_error():
+    truth = correlated(0.0)
+    found = sbc(linear_vae(truth), 20, 99, levels=(0.0001, 0.9999))
+    # Of a uniform share after 0 of 20 hits, or 20: that of Beta(1, 21).
+    exact = math.sqrt(21 / 22**2 / 23)
+    np.testing.assert_allclose(found["coverage_mcse"], exact, rtol=0.01)
+
+
+def test_critical_value_of_the_verdict_is_not_sought_again_for_the_band(monkeypatch):
+    monkeypatch.setattr(uniformity, "critical_log_gamma", None)
+    found = sbc(vae(), 20, 9)
+    monkeypatch.undo()
+    low, high = uniformity.ecdf_band(20, 9, 0.01 / 4)
+    np.testing.assert_array_equal(found["band_low"], low)
+    np.testing.assert_array_equal(found["band_high"], high)
 
 
 def test_simulations_have_noise_of_their_own_and_leave_the_world_alone(monkeypatch):
@@ -226,6 +245,7 @@ def vae():
         (vae, (0, 9), {}, "num_simulations must be a positive integer; got 0"),
         (vae, (9, 2.5), {}, "num_draws must be a positive integer; got 2.5"),
         (vae, (9, 9), {"levels": (0.5, 1.0)}, "levels must be between 0 and 1; got 1.0"),
+        (vae, (9, 9), {"levels": ()}, "levels must have at least one probability; got none"),
         (vae, (9, 9), {"levels": (-0.5,)}, "levels must be between 0 and 1; got -0.5"),
         (Flat, (9, 9), {}, "like must be given for programs that do not declare"),
         (per_datum_vae, (9, 9), {}, "vae must have an amortized guide"),

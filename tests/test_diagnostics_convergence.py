@@ -96,6 +96,62 @@ def test_history_that_does_not_fit_raises(call, message):
         call(history(np.arange(20.0)))
 
 
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda fit: restarts([1, 2]), "fits must hold what pv.fit returned; got int at '0'"),
+        (lambda fit: restarts({"a": fit, "b": fit.history}), "got DataFrame at 'b'"),
+        (lambda fit: restarts(fit), "fits must be a sequence or a mapping of fits; got FitResult"),
+        (lambda fit: trend({}), "history must be what pv.fit returned, or its history.* got dict"),
+    ],
+)
+def test_what_is_no_fit_raises(call, message):
+    with pytest.raises(TypeError, match=message):
+        call(fit_of(np.arange(20.0)))
+
+
+@pytest.mark.parametrize("epochs", [30, 80])
+def test_curve_that_saturates_is_said_to_level_off(epochs):
+    noise = 0.002 * np.random.default_rng(0).standard_normal(epochs)
+    curve = -np.exp(-np.arange(epochs) / (epochs / 6)) + noise
+    found = trend(history(curve), window=epochs)
+    assert found.attrs["verdict"] == "rising, leveling off"
+    blocks = [block.mean() for block in np.array_split(curve, 8)]
+    centers = [block.mean() for block in np.array_split(np.arange(epochs), 8)]
+    late = (blocks[-1] - blocks[-2]) / (centers[-1] - centers[-2])
+    assert abs(found["late_slope"].item() - late) < 1e-12
+    axes = elbo_trend(found)
+    assert len(axes.get_lines()) == 3
+    end = axes.get_lines()[2]
+    assert abs(np.diff(end.get_ydata())[0] - found["late_slope"].item()) < 1e-12
+    assert "leveling off" in axes.get_title(loc="left")
+
+
+def test_straight_rise_is_said_to_level_off_no_more_often_than_documented():
+    rng = np.random.default_rng(2)
+    found = [
+        trend(history(0.1 * np.arange(40) + rng.standard_normal(40)), window=40)
+        for _ in range(600)
+    ]
+    share = np.mean([f.attrs["verdict"] == "rising, leveling off" for f in found])
+    assert share < 0.025 + MAX_Z * math.sqrt(0.025 * 0.975 / 600)
+    exact = trend(history(0.1 * np.arange(40)))
+    assert exact.attrs["verdict"] == "rising"
+
+
+def test_error_of_the_late_slope_is_that_of_repetitions():
+    rng = np.random.default_rng(3)
+    t = np.arange(80)
+    found = [
+        trend(history(t - 0.005 * t**2 + rng.standard_normal(80)), window=80) for _ in range(400)
+    ]
+    error = np.array([f["late_slope_se"].item() for f in found])
+    exact = math.sqrt(2 / 10) / 10  # two means of ten, ten epochs apart
+    assert abs(np.square(error).mean() / exact**2 - 1) < MAX_Z * math.sqrt(2 / 5 / 400) + 0.02
+    spread = np.std([f["late_slope"].item() for f in found], ddof=1)
+    assert abs(spread / exact - 1) < MAX_Z / math.sqrt(800)
+
+
 def test_split_rhat_is_near_1_for_one_law_and_that_of_theory_for_shifted_ones():
     chains = np.random.default_rng(0).standard_normal((4, 4000))
     assert abs(convergence._split_rhat(chains) - 1) < 0.002

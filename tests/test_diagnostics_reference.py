@@ -9,6 +9,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from conftest import MAX_Z
 from helpers import linear_vae, small_vae
 from test_diagnostics_calibration import correlated
@@ -17,8 +18,9 @@ from test_own_programs import ExactTwoLayers, conditional
 from torch import nn
 
 from pyro_vae import distributions, families, guides
-from pyro_vae.arviz_container import chain_statistics, group
+from pyro_vae.arviz_container import chain_statistics, container, group
 from pyro_vae.diagnostics.real_joint import RealJoint
+from pyro_vae.diagnostics.reference import nuts
 from pyro_vae.diagnostics.reference.nuts import posterior_nuts
 from pyro_vae.diagnostics.reference.potential import potential_energy
 from pyro_vae.diagnostics.reference.summary import guide_draws, reference_summary
@@ -283,6 +285,39 @@ def test_chains_that_disagree_are_said_aloud(caplog):
     with caplog.at_level(logging.WARNING):
         posterior_nuts(vae, linear()[0].x, num_chains=2, num_samples=5, num_warmup=1)
     assert "r-hat is above 1.01 for 1 of 1 data" in caplog.text
+    assert "their chains disagree" in caplog.text
+
+
+def test_chains_that_nearly_agree_are_not_said_to_disagree(caplog, monkeypatch):
+    def nearly(draws):
+        return xr.Dataset({"r_hat": (("obs_id", "latent"), [[1.0, 1.02]])})
+
+    monkeypatch.setattr(nuts, "chain_statistics", nearly)
+    with caplog.at_level(logging.WARNING):
+        posterior_nuts(linear()[1], linear()[0].x, **FEW)
+    assert "up to 1.020: more draws would tell" in caplog.text
+    assert "disagree" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("num_chains", "num_samples", "known"), [(2, 3, False), (1, 3, False), (1, 40, True)]
+)
+def test_too_few_draws_have_no_errors_and_arviz_says_nothing(
+    num_chains, num_samples, known, capfd, caplog
+):
+    data, vae, reference = linear()
+    some = {
+        name: group(reference, name).isel(chain=slice(num_chains), draw=slice(num_samples))
+        for name in ("posterior", "sample_stats")
+    }
+    found = reference_summary(container(some, attrs={}), vae, data.x, num_samples=50)
+    assert "Shape validation" not in capfd.readouterr().err + caplog.text
+    assert np.isnan(found["r_hat"]).all()
+    draws = some["posterior"]["z"]
+    np.testing.assert_allclose(found["nuts_mean"], draws.mean(("chain", "draw")))
+    np.testing.assert_allclose(found["nuts_sd"], draws.std(("chain", "draw"), ddof=1))
+    for name in ("nuts_mean_mcse", "nuts_sd_mcse", "mean_z_score", "ess_bulk"):
+        assert np.isfinite(found[name]).all() == known, name
 
 
 def test_divergences_are_counted_and_said_aloud(caplog):

@@ -14,7 +14,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import baselines, families, likelihoods, priors
 from pyro_vae.datasets import linear_gaussian
-from pyro_vae.diagnostics.latent_space import continuity, neighbors
+from pyro_vae.diagnostics.latent_space import continuity, encoded, neighbors
 from pyro_vae.diagnostics.latent_space.regularity import regularity, regularity_summary
 from pyro_vae.distributions import DistributionModule
 from pyro_vae.plots import regularity as pictures
@@ -476,3 +476,33 @@ def test_pictures_show_the_figures():
         pictures.prior_draws(collapsed, source="posterior")
     panels = pictures.regularities(found)
     assert r"a\$" in [text.get_text() for text in panels[0].figure.legends[0].get_texts()]
+
+
+# Memory.
+
+
+def test_only_the_rows_that_are_compared_are_copied(monkeypatch):
+    taken = []
+    first_rows = encoded.Encoded.first_rows
+
+    def counted(self, count):
+        taken.append(first_rows(self, count))
+        assert self.data.data_ptr() == x.data_ptr()
+        return taken[-1]
+
+    monkeypatch.setattr(encoded.Encoded, "first_rows", counted)
+    x = noise(400, 5)
+    regularity(baselines.PCA(2).fit(x), x, **SMALL)
+    assert [len(rows) for rows in taken] == [60, 60]
+    both = torch.cat(taken).unique(dim=0)
+    assert len(both) == 120  # halves share no row
+    assert (torch.cdist(both, x).amin(1) < 1e-6).all()
+
+
+def test_rows_stay_with_their_codes():
+    x = noise(40, 5)
+    latent = encoded.LatentSpace(Model(same, same), seed=0)
+    for part in encoded.two_parts(latent, x, None, 0):
+        mixed = encoded.shuffled(part, 0, "some")
+        assert torch.equal(mixed.first_rows(20), mixed.points)
+        assert not torch.equal(mixed.points, part.points)

@@ -9,6 +9,7 @@ from conftest import MAX_Z
 from pyro_vae.diagnostics.calibration import uniformity
 from pyro_vae.diagnostics.calibration.uniformity import (
     critical_log_gamma,
+    critical_log_gammas,
     ecdf_band,
     gamma_p_value,
     grid_ranks,
@@ -133,3 +134,60 @@ def test_default_device_does_not_matter():
 def test_what_does_not_fit_raises(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def attainable(num_simulations, num_draws):
+    """All values of gamma that some point can have, ascending, by sums of binomial terms."""
+    found = set()
+    for i in range(1, num_draws + 1):
+        p = i / (num_draws + 1)
+        cdf = [binomial_cdf(r, num_simulations, p) for r in range(num_simulations + 1)]
+        found |= {round(2 * c, 12) for c in cdf}
+        found |= {round(2 * (1 - c), 12) for c in cdf[:-1]}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("num_simulations", "num_draws"), [(5, 3), (4, 1), (30, 9), (7, 20)])
+def test_critical_value_is_the_largest_attainable_one_within_the_level(num_simulations, num_draws):
+    tails = uniformity._log_tails(num_simulations, num_draws)
+    for level in (0.3, *LEVELS):
+        critical = critical_log_gamma(num_simulations, num_draws, level)
+        assert uniformity._probability_outside(tails, critical) <= level
+        above = [
+            value
+            for value in attainable(num_simulations, num_draws)
+            if value > math.exp(critical) + 1e-9 and value < min(2 * level, 2.0)
+        ]
+        # The next one's band leaves out what is attained at the critical value.
+        if above:
+            assert uniformity._probability_outside(tails, math.log(above[0])) > level
+
+
+def test_levels_share_few_sums(monkeypatch):
+    calls = []
+    outside = uniformity._probability_outside
+
+    def counted(tails, log_gamma):
+        calls.append(log_gamma)
+        return outside(tails, log_gamma)
+
+    monkeypatch.setattr(uniformity, "_probability_outside", counted)
+    rates = [a / count for count in (1, 11) for a in LEVELS]
+    found = critical_log_gammas(500, 99, rates)
+    assert len(calls) < 60  # six bisections of 24 would have 144
+    assert len(set(calls)) == len(calls)
+    assert found == [critical_log_gamma(500, 99, rate) for rate in rates]
+    calls.clear()
+    lower, upper = ecdf_band(500, 99, rates[0], critical=found[0])
+    assert not calls
+    again = ecdf_band(500, 99, rates[0])
+    assert torch.equal(lower, again[0])
+    assert torch.equal(upper, again[1])
+
+
+def test_negligible_jumps_may_be_left_out_of_the_sum(monkeypatch):
+    tails = uniformity._log_tails(800, 199)
+    short = [uniformity._probability_outside(tails, g) for g in (-12.0, -7.0, -2.0)]
+    monkeypatch.setattr(uniformity, "LOG_NEGLIGIBLE", -700.0)
+    whole = [uniformity._probability_outside(tails, g) for g in (-12.0, -7.0, -2.0)]
+    np.testing.assert_allclose(short, whole, atol=1e-14)

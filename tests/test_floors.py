@@ -26,7 +26,7 @@ FLOOR = {
     "networks": 0,
     "optim": 0,
     "report": 0,
-    "rows": 0,
+    "rows": -1,
     "seeding": 0,
     "toml": 0,
     "traces": 0,

@@ -1,11 +1,17 @@
 """What the pictures of calibration and of the reference posterior draw, read back from them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import xarray as xr
 
+from pyro_vae.arviz_container import container
 from pyro_vae.plots.calibration import coverage, rank_ecdf
+from pyro_vae.plots.convergence import elbo_trend, gradient_signal, restart_differences
+from pyro_vae.plots.gaps import gap_bars, gaps_per_datum
+from pyro_vae.plots.ledgers import ledger
 from pyro_vae.plots.reference import posterior_pairs
+from pyro_vae.plots.regularity import prior_draws, regularities, speeds
 
 RNG = np.random.default_rng(0)
 
@@ -115,3 +121,86 @@ def test_margins_integrate_to_one():
 def test_shapes_that_do_not_fit_raise(nuts, guide, options, message):
     with pytest.raises(ValueError, match=message):
         posterior_pairs(RNG.normal(size=nuts), RNG.normal(size=guide), **options)
+
+
+def a_reference(draws):
+    posterior = xr.Dataset(
+        {"z": (("chain", "draw", "obs_id", "latent"), draws)},
+        coords={"obs_id": np.arange(draws.shape[2])},
+    )
+    return container({"posterior": posterior}, attrs={})
+
+
+def of_guide(draws):
+    return xr.DataArray(draws, dims=("draw", "obs_id", "latent"))
+
+
+def drawn(axes):
+    return np.asarray(axes[1].collections[0].get_offsets())
+
+
+def test_pairs_take_what_the_diagnostics_return_and_pick_the_datum():
+    nuts, guide = RNG.normal(size=(2, 30, 3, 2)), RNG.normal(size=(200, 3, 2))
+    expected = posterior_pairs(nuts[:, :, 1], guide[:, 1])
+    as_dataset = of_guide(guide).to_dataset(name="z")
+    tree = xr.DataTree.from_dict({"posterior": a_reference(nuts)["posterior"]})
+    for reference in (a_reference(nuts), tree):
+        for q in (of_guide(guide), as_dataset, guide[:, 1]):
+            found = posterior_pairs(reference, q, obs_id=1)
+            np.testing.assert_array_equal(drawn(found), drawn(expected))
+            np.testing.assert_array_equal(
+                found[0].get_lines()[0].get_ydata(), expected[0].get_lines()[0].get_ydata()
+            )
+    alone = posterior_pairs(a_reference(nuts[:, :, 1:2]), of_guide(guide[:, 1:2]))
+    np.testing.assert_array_equal(drawn(alone), drawn(expected))
+
+
+def test_pairs_need_to_know_the_datum():
+    nuts, guide = a_reference(RNG.normal(size=(2, 9, 3, 2))), of_guide(RNG.normal(size=(9, 3, 2)))
+    with pytest.raises(ValueError, match="obs_id must say which of 3 data in nuts is drawn"):
+        posterior_pairs(nuts, guide)
+    with pytest.raises(ValueError, match=r"obs_id must be one of \[0, 1, 2\]; got 3"):
+        posterior_pairs(nuts, guide, obs_id=3)
+    for wrong in ({}, xr.Dataset(), "nuts"):
+        with pytest.raises(TypeError, match=r"nuts must be what diagnostics\.posterior_nuts"):
+            posterior_pairs(wrong, guide, obs_id=0)
+    with pytest.raises(TypeError, match=r"guide must be what diagnostics\.guide_draws"):
+        posterior_pairs(nuts, {}, obs_id=0)
+
+
+@pytest.mark.parametrize(
+    ("picture", "name", "source"),
+    [
+        (gap_bars, "gaps", "inference_gaps"),
+        (gaps_per_datum, "gaps", "inference_gaps"),
+        (ledger, "summary", "elbo_summary"),
+        (prior_draws, "found", "regularity"),
+        (elbo_trend, "found", "trend"),
+        (restart_differences, "found", "restarts"),
+        (gradient_signal, "found", "gradient_signal_to_noise"),
+        (rank_ecdf, "calibration", "sbc"),
+        (coverage, "calibration", "sbc"),
+    ],
+)
+def test_pictures_say_whose_result_they_draw(picture, name, source):
+    message = rf"{name} must be what diagnostics\.{source} returned"
+    with pytest.raises(TypeError, match=rf"{message}.*; got dict"):
+        picture({})
+    other = pd.DataFrame({"a": [1]}) if picture is ledger else xr.Dataset({"a": 1})
+    with pytest.raises(ValueError, match=rf"{message}; got a (Dataset|table) without "):
+        picture(other)
+
+
+def test_ledger_says_how_to_make_a_summary_of_terms():
+    with pytest.raises(TypeError, match=r"got Dataset\. elbo_summary takes what elbo_terms"):
+        ledger(xr.Dataset({"elbo": ("obs_id", [1.0])}))
+
+
+@pytest.mark.parametrize("picture", [speeds, regularities])
+def test_pictures_of_several_models_say_what_they_take(picture):
+    with pytest.raises(TypeError, match="found must be a mapping from the name of each model"):
+        picture(xr.Dataset())
+    with pytest.raises(ValueError, match="found must have at least one model"):
+        picture({})
+    with pytest.raises(ValueError, match=r"found\['a'\] must be what diagnostics.regularity"):
+        picture({"a": xr.Dataset()})

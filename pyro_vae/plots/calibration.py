@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from .arrays import FloatArray
 from .new_axes import axes_or_new
+from .results import check_result
 
 __all__ = ["coverage", "rank_ecdf"]
 
@@ -35,6 +36,9 @@ def rank_ecdf(calibration: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         >>> axes.get_xlabel()
         'rank of the truth among draws from $q(z|x)$, as a share'
     """
+    check_result(
+        calibration, ["ranks", "rank_log_joint", "band_low"], name="calibration", source="sbc"
+    )
     ax = axes_or_new(ax, width=7.0, height=4.4)
     num_draws = int(calibration.attrs["num_draws"])
     points = np.arange(1, num_draws + 1) / (num_draws + 1)
@@ -48,13 +52,9 @@ def rank_ecdf(calibration: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     )
     ax.axhline(0, color="0.4", linewidth=0.8)
     ranks = calibration["ranks"].to_numpy()
-    many = ranks.shape[1] > MAX_NAMED
     for j in range(ranks.shape[1]):
-        style: dict[str, Any] = {"color": f"C{j % 10}", "label": f"$z_{{{j + 1}}}$"}
-        if many:
-            label = f"$z_1$ to $z_{{{ranks.shape[1]}}}$" if j == 0 else None
-            style = {"color": "C0", "alpha": 0.5, "linewidth": 0.9, "label": label}
-        ax.plot(points, _below(ranks[:, j], num_draws) - points, **style)
+        style = _style(j, ranks.shape[1])
+        ax.plot(points, _below(ranks[:, j], num_draws) - points, linewidth=1.2, **style)
     joint = _below(calibration["rank_log_joint"].to_numpy(), num_draws)
     ax.plot(points, joint - points, color="black", linestyle="--", label=JOINT)
     ax.set_xlabel("rank of the truth among draws from $q(z|x)$, as a share")
@@ -86,20 +86,16 @@ def coverage(calibration: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         >>> axes.get_ylabel()
         'simulations whose true $z$ lies inside, %'
     """
+    check_result(calibration, ["coverage", "coverage_mcse"], name="calibration", source="sbc")
     ax = axes_or_new(ax, width=6.4, height=4.4)
     levels = calibration["level"].to_numpy()
     values = calibration["coverage"].to_numpy()
     errors = calibration["coverage_mcse"].to_numpy()
     ax.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, label="calibrated")
     count = len(values)
-    many = count > MAX_NAMED
     for j in range(count):
         # Side by side, or bars at one level hide each other.
         shift = 0.01 * (j - (count - 1) / 2) * min(1.0, 4 / count)
-        style: dict[str, Any] = {"color": f"C{j % 10}", "label": f"$z_{{{j + 1}}}$"}
-        if many:
-            label = f"$z_1$ to $z_{{{count}}}$" if j == 0 else None
-            style = {"color": "C0", "alpha": 0.6, "label": label}
         ax.errorbar(
             levels + shift,
             values[j],
@@ -107,7 +103,7 @@ def coverage(calibration: xr.Dataset, *, ax: Axes | None = None) -> Axes:
             fmt="o",
             markersize=4,
             linewidth=1.2,
-            **style,
+            **_style(j, count),
         )
     low = min(float((values - 2 * errors).min()), float(levels.min()))
     bottom = max(0.0, min(low, float(levels.min()) - 0.05) - 0.05)
@@ -121,6 +117,14 @@ def coverage(calibration: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     ax.grid(alpha=0.25)
     _legend_beside(ax)
     return ax
+
+
+def _style(j: int, count: int) -> dict[str, Any]:
+    """Color and name of a latent dimension; many share one of each."""
+    if count <= MAX_NAMED:
+        return {"color": f"C{j % 10}", "label": f"$z_{{{j + 1}}}$"}
+    label = f"$z_1$ to $z_{{{count}}}$" if j == 0 else None
+    return {"color": "C0", "alpha": 0.5, "label": label}
 
 
 def _below(ranks: Any, num_draws: int) -> FloatArray:

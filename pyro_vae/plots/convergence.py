@@ -7,18 +7,24 @@ import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
 
-from .arrays import plain
+from .arrays import FloatArray, plain
 from .new_axes import axes_or_new
+from .results import check_result
 
 __all__ = ["elbo_trend", "gradient_signal", "restart_differences"]
 
 MAX_TENSORS = 40
 LOW_RATIO = 0.1
 
+IntArray = NDArray[np.int64]
+
 
 def elbo_trend(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     """The ELBO over the window's epochs, the line through them, and the verdict.
+
+    Where the ELBO levels off, the slope over the last quarter is drawn too.
 
     Args:
         found: What ``diagnostics.trend`` returned.
@@ -29,6 +35,7 @@ def elbo_trend(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
     Example:
         >>> scalars = {"slope": 0.5, "slope_se": 0.01, "slope_low": 0.48, "slope_high": 0.52}
+        >>> scalars |= {"late_slope": 0.5, "late_slope_se": 0.02}
         >>> found = xr.Dataset(
         ...     {**scalars, "elbo": ("epoch", [1.0, 1.5]), "line": ("epoch", [1.0, 1.5])},
         ...     coords={"epoch": [1, 2]},
@@ -37,6 +44,8 @@ def elbo_trend(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         >>> elbo_trend(found).get_title(loc="left")
         'ELBO of the last 2 epochs: rising'
     """
+    needed = ["slope", "slope_se", "slope_low", "slope_high", "line", "late_slope"]
+    check_result(found, needed, name="found", source="trend")
     axes = axes_or_new(ax, width=6.6, height=4.0)
     epochs, column = found["epoch"].to_numpy(), str(found.attrs["column"])
     axes.plot(epochs, found[column].to_numpy(), "o-", color="C0", markersize=3, linewidth=0.9)
@@ -49,6 +58,8 @@ def elbo_trend(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         label=f"{slope:+.2g} ± {error:.1g} nats per datum per epoch\n"
         f"95 % interval {found['slope_low'].item():+.2g} to {found['slope_high'].item():+.2g}",
     )
+    if str(found.attrs["verdict"]).endswith("leveling off"):
+        _late_slope(axes, found, epochs, found[column].to_numpy())
     name = {"elbo": "ELBO", "validation_elbo": "validation ELBO"}.get(column, column)
     axes.set_title(
         f"{plain(name)} of the last {len(epochs)} epochs: {found.attrs['verdict']}",
@@ -93,6 +104,8 @@ def restart_differences(found: xr.Dataset) -> list[Axes]:
         >>> [axes.get_xlabel() for axes in restart_differences(found)]
         ['epoch', 'nats per datum below the best']
     """
+    needed = ["rhat", "difference", "difference_se", "differs", "curve", "restart"]
+    check_result(found, needed, name="found", source="restarts")
     names = [plain(name) for name in found["restart"].values.tolist()]
     height = max(3.6, 0.28 * len(names) + 1.4)
     figure = Figure(figsize=(9.6, height), layout="constrained")
@@ -167,6 +180,8 @@ def gradient_signal(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
         >>> gradient_signal(found).get_xlabel()
         'signal / noise of one step'
     """
+    needed = ["snr", "snr_mcse", "size", "program"]
+    check_result(found, needed, name="found", source="gradient_signal_to_noise")
     count = found.sizes["parameter"]
     if count > MAX_TENSORS:
         largest = np.sort(np.argsort(-found["size"].to_numpy(), kind="stable")[:MAX_TENSORS])
@@ -221,3 +236,18 @@ def gradient_signal(found: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     axes.grid(axis="x", alpha=0.25)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize="small")
     return axes
+
+
+def _late_slope(axes: Axes, found: xr.Dataset, epochs: IntArray, values: FloatArray) -> None:
+    """A line with the slope of the last quarter through the middle of its points."""
+    last = epochs[-max(2, len(epochs) // 4) :]
+    slope, error = found["late_slope"].item(), found["late_slope_se"].item()
+    level = values[-len(last) :].mean()
+    axes.plot(
+        last,
+        level + slope * (last - last.mean()),
+        color="black",
+        linewidth=2.2,
+        linestyle=(0, (3, 1)),
+        label=f"at the end {slope:+.2g} ± {error:.1g}",
+    )

@@ -10,10 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .arrays import FloatArray, plain
+from .results import check_result
 
 __all__ = ["gap_bars", "gaps_per_datum"]
 
 FAMILY, ENCODER = "C0", "C1"
+PARTS = (
+    "approximation_gap",
+    "approximation_gap_mcse",
+    "amortization_gap",
+    "amortization_gap_mcse",
+)
 STYLES: tuple[dict[str, Any], ...] = (
     {"color": FAMILY},
     {"color": "C2"},
@@ -36,6 +43,10 @@ def gap_bars(gaps: xr.Dataset, *, guide: str = "guide's family", ax: Axes | None
         guide: What the guide's own family is called.
         ax: Where to draw; a figure of its own if None.
 
+    Raises:
+        TypeError: If ``gaps`` is no dataset.
+        ValueError: If it is that of another diagnostic.
+
     Example:
         >>> parts = {"approximation_gap": 1.0, "amortization_gap": 0.5, "inference_gap": 1.5}
         >>> columns = {name: ("obs_id", [value]) for name, value in parts.items()}
@@ -44,6 +55,7 @@ def gap_bars(gaps: xr.Dataset, *, guide: str = "guide's family", ax: Axes | None
         >>> [float(patch.get_width()) for patch in ax.patches]
         [1.0, 0.5]
     """
+    check_result(gaps, [*PARTS, "inference_gap"], name="gaps", source="inference_gaps")
     rows = [guide]
     approximation, amortization, gain = [], [], []
     approximation.append(_mean(gaps["approximation_gap"], gaps["approximation_gap_mcse"]))
@@ -129,6 +141,7 @@ def gaps_per_datum(gaps: xr.Dataset) -> list[Axes]:
         >>> scatter.get_xlabel()
         'approximation gap (family), nats'
     """
+    check_result(gaps, PARTS, name="gaps", source="inference_gaps")
     family = gaps["approximation_gap"].to_numpy()
     encoder = gaps["amortization_gap"].to_numpy()
     doubtful = _doubtful(gaps)

@@ -1,5 +1,7 @@
 """What the ELBO is made of."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from pandas import DataFrame
@@ -28,12 +30,17 @@ def ledger(summary: DataFrame, *, ax: Axes | None = None) -> Axes:
     Returns:
         The axes.
 
+    Raises:
+        TypeError: If ``summary`` is no table.
+        ValueError: If a term or its mean or error is missing.
+
     Example:
         >>> terms = ["elbo", "expected_log_likelihood", "kl", "cross_entropy", "entropy"]
         >>> summary = DataFrame({"mean": [1.0, 3.0, 2.0, 5.0, 3.0], "se": 0.1}, index=terms)
         >>> [float(bar.get_width()) for bar in ledger(summary).patches]
         [3.0, -5.0, 3.0, 1.0]
     """
+    _check(summary)
     axes = axes_or_new(ax, width=7.6, height=3.0)
     labels: list[str] = []
     begin, ends = 0.0, [0.0]
@@ -56,6 +63,20 @@ def ledger(summary: DataFrame, *, ax: Axes | None = None) -> Axes:
     axes.grid(axis="x", alpha=0.25)
     axes.margins(x=0.16)
     return axes
+
+
+def _check(summary: Any) -> None:
+    if not isinstance(summary, DataFrame):
+        raise TypeError(
+            "summary must be what diagnostics.elbo_summary returned, a table; got "
+            f"{type(summary).__name__}. elbo_summary takes what elbo_terms returned."
+        )
+    missing = {*STEPS, "elbo"} - set(summary.index) | {"mean", "se"} - set(summary.columns)
+    if missing:
+        raise ValueError(
+            "summary must be what diagnostics.elbo_summary returned; got a table without "
+            f"{', '.join(sorted(missing))}."
+        )
 
 
 def _bar(axes: Axes, row: int, begin: float, step: float, error: float, color: str) -> None:

@@ -1,13 +1,17 @@
 """Draws of a reference posterior with the guide over them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vae.arviz_container import group
 
 from .arrays import FloatArray, finite_array, plain
 
@@ -22,7 +26,12 @@ GUIDE = "black"
 
 
 def posterior_pairs(
-    nuts: Any, guide: Any, *, latents: Sequence[int] | None = None, title: str | None = None
+    nuts: Any,
+    guide: Any,
+    *,
+    obs_id: int | None = None,
+    latents: Sequence[int] | None = None,
+    title: str | None = None,
 ) -> list[Axes]:
     r"""Pairs of latent dimensions of one datum: NUTS as points, q(z|x) as contours.
 
@@ -32,9 +41,11 @@ def posterior_pairs(
     they have not mixed.
 
     Args:
-        nuts: Draws of one datum by NUTS, ``(chain, draw, latent)``:
-            ``reference["posterior"]["z"].sel(obs_id=i)``.
-        guide: Draws of the same datum from q, ``(draw, latent)``; some 4000 draw it smoothly.
+        nuts: What ``diagnostics.posterior_nuts`` returned, or draws of one datum,
+            ``(chain, draw, latent)``.
+        guide: What ``diagnostics.guide_draws`` returned, or draws of the same datum from q,
+            ``(draw, latent)``; some 4000 draw it smoothly.
+        obs_id: Which datum, where there are several.
         latents: Dimensions to show; the first five unless given.
         title: Title of the whole; says how to read the picture unless given.
 
@@ -42,7 +53,8 @@ def posterior_pairs(
         Axes of the lower triangle, row by row.
 
     Raises:
-        ValueError: If the shapes do not fit, or a dimension is not there.
+        TypeError: If ``nuts`` or ``guide`` holds no draws.
+        ValueError: If the shapes do not fit, or a dimension or datum is not there.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -50,7 +62,9 @@ def posterior_pairs(
         >>> len(axes)
         3
     """
-    chains, draws = finite_array(nuts, name="nuts"), finite_array(guide, name="guide")
+    of_nuts = _of_one_datum(_draws_in(nuts, "nuts"), obs_id, ("chain", "draw", "latent"), "nuts")
+    of_guide = _of_one_datum(_draws_in(guide, "guide"), obs_id, ("draw", "latent"), "guide")
+    chains, draws = finite_array(of_nuts, name="nuts"), finite_array(of_guide, name="guide")
     if chains.ndim != 3 or draws.ndim != 2 or chains.shape[2] != draws.shape[1]:
         raise ValueError(
             "nuts must have shape (chain, draw, latent) and guide (draw, latent) with as many "
@@ -110,6 +124,40 @@ def posterior_pairs(
         fontsize="small",
     )
     return made
+
+
+def _draws_in(found: Any, name: str) -> Any:
+    """The draws of z in a container or a dataset; anything else as it is."""
+    if isinstance(found, xr.DataArray | np.ndarray | Tensor | list | tuple):
+        return found
+    try:
+        dataset = found if isinstance(found, xr.Dataset) else group(found, "posterior")
+        return dataset["z"]
+    except (KeyError, ValueError):
+        if hasattr(found, "__array__") and not isinstance(found, Mapping):
+            return found
+    source = {"nuts": "posterior_nuts", "guide": "guide_draws"}[name]
+    raise TypeError(
+        f"{name} must be what diagnostics.{source} returned, or an array of draws; got "
+        f"{type(found).__name__} without draws of z."
+    )
+
+
+def _of_one_datum(draws: Any, obs_id: int | None, dims: tuple[str, ...], name: str) -> Any:
+    """Draws with these dimensions, where those of the draws have names."""
+    if not isinstance(draws, xr.DataArray):
+        return draws
+    if "obs_id" in draws.dims:
+        there = draws["obs_id"].to_numpy().tolist()
+        if obs_id is None and len(there) > 1:
+            raise ValueError(
+                f"obs_id must say which of {len(there)} data in {name} is drawn; got None."
+            )
+        chosen = there[0] if obs_id is None else obs_id
+        if chosen not in there:
+            raise ValueError(f"obs_id must be one of {there}; got {obs_id!r}.")
+        draws = draws.isel(obs_id=there.index(chosen))
+    return draws.transpose(*dims) if set(draws.dims) == set(dims) else draws
 
 
 def _limits(chains: FloatArray, draws: FloatArray) -> tuple[float, float]:

@@ -11,6 +11,7 @@ from xarray import Dataset
 
 from .arrays import FloatArray, plain
 from .new_axes import axes_or_new
+from .results import check_result
 
 __all__ = ["prior_draws", "regularities", "speeds"]
 
@@ -47,7 +48,8 @@ def prior_draws(found: Dataset, *, source: str = "prior", ax: Axes | None = None
         The axes.
 
     Raises:
-        ValueError: If there is no such source.
+        TypeError: If ``found`` is no dataset.
+        ValueError: If it is that of another diagnostic, or there is no such source.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -58,6 +60,7 @@ def prior_draws(found: Dataset, *, source: str = "prior", ax: Axes | None = None
     """
     if source not in SOURCE_NAMES:
         raise ValueError(f"source must be one of {list(SOURCE_NAMES)}; got {source!r}.")
+    check_result(found, ["code_z", "draw_z", "draw_is_covered"], name="found", source="regularity")
     axes = axes_or_new(ax, width=7.4, height=5.0)
     codes = _in_two(found["code_z"].to_numpy())
     draws = _in_two(found["draw_z"].sel(source=source).to_numpy())
@@ -105,6 +108,7 @@ def speeds(found: Mapping[str, Dataset]) -> list[Axes]:
         >>> [axes.get_xlabel() for axes in speeds({"VAE": found})]
         ['position on the segment']
     """
+    _check_all(found, ["speed", "unevenness"])
     figure = Figure(figsize=(0.8 + 3.4 * len(found), 3.6), layout="constrained")
     panels: list[Axes] = list(
         figure.subplots(1, len(found), squeeze=False, sharey=True)[0]  # one scale for all
@@ -154,6 +158,7 @@ def regularities(found: Mapping[str, Dataset]) -> list[Axes]:
         >>> len(regularities({"VAE": found, "again": found}))
         3
     """
+    _check_all(found, [*CONTINUITY, *SHARES, *FIGURES])
     figure = Figure(figsize=(12.6, 4.4 + 0.16 * len(found)), layout="constrained")
     figure.set_layout_engine("constrained", w_pad=0.1)
     panels: list[Axes] = list(figure.subplots(1, 3))
@@ -206,6 +211,18 @@ def regularities(found: Mapping[str, Dataset]) -> list[Axes]:
 
 
 Row = tuple[str, dict[str, tuple[float, float]], float]
+
+
+def _check_all(found: Any, needed: list[str]) -> None:
+    if not isinstance(found, Mapping) or isinstance(found, Dataset):
+        raise TypeError(
+            "found must be a mapping from the name of each model to what "
+            f"diagnostics.regularity returned; got {type(found).__name__}."
+        )
+    if not found:
+        raise ValueError("found must have at least one model; got none.")
+    for name, dataset in found.items():
+        check_result(dataset, needed, name=f"found[{name!r}]", source="regularity")
 
 
 def _draw(axes: Axes, rows: list[Row], *, with_labels: bool) -> None:

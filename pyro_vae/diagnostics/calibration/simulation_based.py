@@ -14,7 +14,7 @@ from pyro_vae.rows import per_datum_parts
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import CHUNK_SIZE, JointDensity, Programs, simulate
 
-from .uniformity import critical_log_gamma, ecdf_band, gamma_p_value, log_gamma
+from .uniformity import critical_log_gammas, ecdf_band, gamma_p_value, log_gamma
 
 __all__ = ["interval_shares", "sbc"]
 
@@ -95,6 +95,8 @@ def sbc(
     num_simulations = positive_integer(num_simulations, "num_simulations")
     num_draws = positive_integer(num_draws, "num_draws")
     nominal = np.array([_share(level) for level in levels])
+    if nominal.size == 0:
+        raise ValueError("levels must have at least one probability; got none.")
     if per_datum_parts(vae):
         raise ValueError(
             "vae must have an amortized guide, one that takes any x, for calibration; got a guide "
@@ -108,21 +110,18 @@ def sbc(
     num_tests = ranks.shape[1] + 1
     tests = log_gamma(torch.cat([ranks, joint_ranks.unsqueeze(1)], 1), num_draws)
     p_values = gamma_p_value(tests, num_simulations, num_draws)
-    critical, critical_of_all = (
-        [critical_log_gamma(num_simulations, num_draws, a / count) for a in SIGNIFICANCES]
-        for count in (1, num_tests)
-    )
-    band = ecdf_band(num_simulations, num_draws, VERDICT_AT / num_tests)
-    failed = tests.min().item() < critical_of_all[SIGNIFICANCES.index(VERDICT_AT)]
+    rates = [a / count for count in (1, num_tests) for a in SIGNIFICANCES]
+    values = critical_log_gammas(num_simulations, num_draws, rates)
+    critical, critical_of_all = values[: len(SIGNIFICANCES)], values[len(SIGNIFICANCES) :]
+    decisive = critical_of_all[SIGNIFICANCES.index(VERDICT_AT)]
+    band = ecdf_band(num_simulations, num_draws, VERDICT_AT / num_tests, critical=decisive)
+    failed = tests.min().item() < decisive
     return xr.Dataset(
         {
             "ranks": (("simulation", "latent"), ranks.numpy()),
             "rank_log_joint": ("simulation", joint_ranks.numpy()),
             "coverage": (("latent", "level"), coverage),
-            "coverage_mcse": (
-                ("latent", "level"),
-                np.sqrt(coverage * (1 - coverage) / num_simulations),
-            ),
+            "coverage_mcse": (("latent", "level"), _share_error(inside.sum(0), num_simulations)),
             "coverage_se_if_calibrated": (
                 "level",
                 np.sqrt(nominal * (1 - nominal) / num_simulations),
@@ -177,6 +176,13 @@ def interval_shares(num_draws: int, levels: NDArray[np.float64]) -> NDArray[np.f
     within = np.clip(edges, (1 - levels) / 2, (1 + levels) / 2)
     shares: NDArray[np.float64] = np.diff(within, axis=0) * (num_draws + 1)
     return shares
+
+
+def _share_error(count: NDArray[np.float64], number: int) -> NDArray[np.float64]:
+    """Standard deviation of a probability given so many hits, uniform before: not 0 at 0 or 1."""
+    p = (count + 1) / (number + 2)
+    error: NDArray[np.float64] = np.sqrt(p * (1 - p) / (number + 3))
+    return error
 
 
 def _ranks(

@@ -1,6 +1,8 @@
 """Are ranks uniform? One test of their whole distribution function, of an exact level."""
 
+import bisect
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -8,9 +10,24 @@ from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
 
-__all__ = ["critical_log_gamma", "ecdf_band", "gamma_p_value", "grid_ranks", "log_gamma"]
+__all__ = [
+    "critical_log_gamma",
+    "critical_log_gammas",
+    "ecdf_band",
+    "gamma_p_value",
+    "grid_ranks",
+    "log_gamma",
+]
 
 KNOTS = 64
+
+LOG_NEGLIGIBLE = -60.0
+"""Log of a Poisson probability that no sum in double precision notices."""
+
+ROUNDING = 1e-9
+"""Values of log gamma that differ by less are one."""
+
+Tails = tuple[Tensor, Tensor]
 
 
 def log_gamma(ranks: Tensor, num_draws: int) -> Tensor:
@@ -68,17 +85,30 @@ def critical_log_gamma(num_simulations: int, num_draws: int, level: float) -> fl
         >>> round(critical_log_gamma(100, 99, 0.05), 2)  # 4000 simulations: -5.47
         -5.49
     """
-    level = _checked_level(level)
-    below, above = _checked_tails(num_simulations, num_draws)
+    return critical_log_gammas(num_simulations, num_draws, [level])[0]
+
+
+def critical_log_gammas(
+    num_simulations: int, num_draws: int, levels: Sequence[float]
+) -> list[float]:
+    """:func:`critical_log_gamma` of several levels, for little more than one costs.
+
+    Example:
+        >>> [round(value, 2) for value in critical_log_gammas(100, 99, [0.05, 0.01])]
+        [-5.49, -7.29]
+    """
+    levels = [_checked_level(level) for level in levels]
+    tails = _checked_tails(num_simulations, num_draws)
     # Each single point is outside with probability gamma at most, one of L with L gamma.
-    low, high = math.log(level) - math.log(num_draws), min(math.log(2 * level), math.log(2.0))
-    for _ in range(24):
-        middle = (low + high) / 2
-        if _probability_outside(below, above, middle) <= level:
-            low = middle
-        else:
-            high = middle
-    return low
+    lows = [math.log(level) - math.log(num_draws) for level in levels]
+    highs = [min(math.log(2 * level), math.log(2.0)) for level in levels]
+    values = _values_between(tails, min(lows), max(highs))
+    known: dict[float, float] = {}
+    found = []
+    for level, low, high in zip(levels, lows, highs, strict=True):
+        ladder = [low, *values[(values > low) & (values < high)].tolist(), high]
+        found.append(_largest_within(tails, ladder, math.log(level), known))
+    return found
 
 
 def gamma_p_value(log_gamma: Tensor, num_simulations: int, num_draws: int) -> Tensor:
@@ -99,20 +129,22 @@ def gamma_p_value(log_gamma: Tensor, num_simulations: int, num_draws: int) -> Te
         >>> gamma_p_value(torch.tensor(math.log(0.25)), 3, 1)  # all below 1/2, or all above
         tensor(0.2500, dtype=torch.float64)
     """
-    below, above = _checked_tails(num_simulations, num_draws)
+    tails = _checked_tails(num_simulations, num_draws)
     values = log_gamma.detach().double().cpu().flatten().numpy()
     knots = values if len(values) <= KNOTS else np.linspace(values.min(), values.max(), KNOTS)
     log_p = []
     for knot in knots:
         # A hair above, so that the observed value itself counts as outside.
-        outside = _probability_outside(below, above, knot + 1e-7)
+        outside = _probability_outside(tails, knot + 1e-7)
         log_p.append(min(max(math.log(outside or 1e-300), knot - math.log(2)), 0.0))
         log_p[-1] = min(log_p[-1], knot + math.log(num_draws))
     found = np.exp(log_p if len(values) <= KNOTS else np.interp(values, knots, log_p))
     return torch.from_numpy(found).reshape(log_gamma.shape)
 
 
-def ecdf_band(num_simulations: int, num_draws: int, level: float) -> tuple[Tensor, Tensor]:
+def ecdf_band(
+    num_simulations: int, num_draws: int, level: float, *, critical: float | None = None
+) -> tuple[Tensor, Tensor]:
     """Between what shares of uniform ranks lie below i, for all i at once.
 
     The empirical distribution function leaves the band somewhere with probability ``level`` at
@@ -122,6 +154,7 @@ def ecdf_band(num_simulations: int, num_draws: int, level: float) -> tuple[Tenso
         num_simulations: Number S of ranks.
         num_draws: L; ranks are 0 to L.
         level: Rate of false alarms, such as 0.05.
+        critical: What :func:`critical_log_gamma` returned for these, where it is known already.
 
     Returns:
         Lowest and highest share, ``(L,)`` each, at i = 1, ..., L, where i / (L + 1) is expected.
@@ -131,8 +164,9 @@ def ecdf_band(num_simulations: int, num_draws: int, level: float) -> tuple[Tenso
         >>> lower.item(), upper.item()
         (0.25, 0.75)
     """
-    critical = critical_log_gamma(num_simulations, num_draws, level)
-    low, high = _band(*_log_tails(num_simulations, num_draws), critical)
+    if critical is None:
+        critical = critical_log_gamma(num_simulations, num_draws, level)
+    low, high = _band(_checked_tails(num_simulations, num_draws), critical)
     return torch.from_numpy(low / num_simulations), torch.from_numpy(high / num_simulations)
 
 
@@ -176,48 +210,106 @@ def _checked_level(level: float) -> float:
     return level
 
 
-def _checked_tails(num_simulations: int, num_draws: int) -> tuple[Tensor, Tensor]:
+def _checked_tails(num_simulations: int, num_draws: int) -> Tails:
     num_simulations = positive_integer(num_simulations, "num_simulations")
     return _log_tails(num_simulations, positive_integer(num_draws, "num_draws"))
 
 
-def _log_tails(num_simulations: int, num_draws: int) -> tuple[Tensor, Tensor]:
+def _log_tails(num_simulations: int, num_draws: int) -> Tails:
     """Logs of P(X <= r) and P(X >= r) for X ~ Binomial(S, i / (L + 1)): ``(L, S + 1)`` each."""
     total = torch.tensor(float(num_simulations), dtype=torch.float64, device="cpu")
     r = torch.arange(num_simulations + 1, dtype=torch.float64, device="cpu")
     z = torch.arange(1, num_draws + 1, dtype=torch.float64, device="cpu") / (num_draws + 1)
     ways = torch.lgamma(total + 1) - torch.lgamma(r + 1) - torch.lgamma(total - r + 1)
     log_pmf = ways + r * z.log()[:, None] + (total - r) * (-z).log1p()[:, None]
-    below = log_pmf.logcumsumexp(1)
-    above = log_pmf.flip(1).logcumsumexp(1).flip(1)
-    return below.clamp(max=0), above.clamp(max=0)
+    below = log_pmf.logcumsumexp(1).clamp_(max=0)
+    # S - X is binomial too, with probability 1 - z.
+    return below, below.flip((0, 1))
 
 
-def _band(below: Tensor, above: Tensor, log_gamma: float) -> tuple[np.ndarray, np.ndarray]:
+def _values_between(tails: Tails, low: float, high: float) -> np.ndarray:
+    """What :func:`log_gamma` can be, from low to high, ascending; of equal ones one."""
+    below = tails[0] + math.log(2)  # that of the other tail has the same values
+    values = below[(below >= low) & (below <= high)].sort().values.numpy()
+    # The lowest of each group, whose differences are roundings.
+    first: np.ndarray = values[np.diff(values, prepend=-np.inf) > ROUNDING]
+    return first
+
+
+def _largest_within(
+    tails: Tails, ladder: list[float], log_level: float, known: dict[float, float]
+) -> float:
+    """The largest of ascending values of log gamma with :func:`_probability_outside` in the level.
+
+    The first of them has it. The log of the probability goes up nearly as log gamma does, so that
+    regula falsi (Illinois variant) is close after a few steps; on the last ones it is a staircase,
+    and every third step halves.
+
+    Args:
+        tails: What :func:`_log_tails` returned.
+        ladder: The values.
+        log_level: Log of the level.
+        known: Logs of the probabilities found so far, by value, of this level and others.
+    """
+    for value in sorted(known):
+        within = known[value] <= log_level
+        cut = bisect.bisect_right(ladder, value) if within else bisect.bisect_left(ladder, value)
+        ladder = ladder[max(cut - 1, 0) :] if within else ladder[:cut]
+    low, high = 0, len(ladder)
+    ends: list[tuple[float, float] | None] = [None, None]  # log gamma, excess over the level
+    last, step = -1, 0
+    while high - low > 1:
+        step += 1
+        left, right = ends
+        if step % 3 == 0 or high - low <= 3:
+            guess = ladder[(low + high) // 2]
+        elif left and right:
+            guess = left[0] - left[1] * (right[0] - left[0]) / (right[1] - left[1])
+        else:
+            at, excess = left or right or ((ladder[low] + ladder[high - 1]) / 2, 0.0)
+            guess = at - 1.2 * excess
+        middle = min(max(bisect.bisect_left(ladder, guess), low + 1), high - 1)
+        value = ladder[middle]
+        if value not in known:
+            known[value] = math.log(max(_probability_outside(tails, value), 1e-16))
+        excess = known[value] - log_level
+        side = int(excess > 0)
+        other = ends[1 - side]
+        if side == last and other is not None:
+            ends[1 - side] = other[0], other[1] / 2
+        ends[side], last = (value, excess), side
+        low, high = (low, middle) if side else (middle, high)
+    return ladder[low]
+
+
+def _band(tails: Tails, log_gamma: float) -> tuple[np.ndarray, np.ndarray]:
     """Lowest and highest count at each point whose gamma is not below this one."""
-    inside = torch.minimum(below, above) + math.log(2) >= log_gamma
-    last = inside.shape[1] - 1
-    low = inside.long().argmax(1)
-    high = last - inside.flip(1).long().argmax(1)
-    return low.numpy(), torch.where(inside.any(1), high, low - 1).numpy()
+    below, _ = tails
+    bound = below.new_full((len(below), 1), log_gamma - math.log(2) - ROUNDING)
+    low = torch.searchsorted(below, bound).flatten()
+    # By symmetry; where no count is inside, it is below the lowest.
+    high = below.shape[1] - 1 - low.flip(0)
+    return low.numpy(), high.numpy()
 
 
-def _probability_outside(below: Tensor, above: Tensor, log_gamma: float) -> float:
+def _probability_outside(tails: Tails, log_gamma: float) -> float:
     """P(some count is outside :func:`_band`) for uniform ranks.
 
     The counts of S uniform ranks in the L + 1 cells are those of a Poisson process with S points
     in all, so that each step from one point to the next is a convolution.
     """
-    low, high = _band(below, above, log_gamma)
-    total = below.shape[1] - 1
+    low, high = _band(tails, log_gamma)
+    total = tails[0].shape[1] - 1
     mean = total / (len(low) + 1)
     k = torch.arange(total + 1, dtype=torch.float64, device="cpu")
-    poisson = (k * math.log(mean) - mean - torch.lgamma(k + 1)).exp().numpy()
+    log_poisson = k * math.log(mean) - mean - torch.lgamma(k + 1)
+    poisson = log_poisson.exp().numpy()
+    most = int((log_poisson > LOG_NEGLIGIBLE).nonzero().max())
     inside, start = np.ones(1), 0
-    for first, last in zip(low, high, strict=True):
+    for first, last in zip(low.tolist(), high.tolist(), strict=True):
         if last < max(first, start):
             return 1.0
-        step = np.convolve(inside, poisson[: last - start + 1])
+        step = np.convolve(inside, poisson[: min(last - start, most) + 1])
         inside = step[max(first - start, 0) : last - start + 1]
         start = max(first, start)
     ends = poisson[total - start - np.arange(len(inside))]

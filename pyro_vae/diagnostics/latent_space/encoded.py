@@ -1,5 +1,6 @@
 """A latent space as those diagnostics see it that ask for points and not for densities."""
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -8,25 +9,37 @@ from torch import Tensor
 from pyro_vae.diagnostics.passes import by_rows
 from pyro_vae.distributions import location
 from pyro_vae.seeding import generator
+from pyro_vae.sources import DataSource, resolve_device
 
-__all__ = ["Encoded", "LatentSpace", "shuffled", "two_parts"]
+__all__ = ["Encoded", "LatentSpace", "check_numbers", "shuffled", "two_parts"]
 
 ROWS_AT_A_TIME = 2000
 """Rows that are encoded or decoded at once."""
 
 
 class Encoded(NamedTuple):
-    """Data and their codes, in double precision.
+    """Codes of data, in double precision, and the data as they were given: no copy.
 
     Attributes:
-        rows: The data, ``(N, D)``.
+        data: All the data, ``(M, *event_shape)``.
+        numbers: Which of them these are, in order: row numbers, ``(N,)``.
         points: Codes, or means of q(z|x), ``(N, k)``.
         draws: Codes, or draws from q(z|x), ``(N, k)``.
     """
 
-    rows: Tensor
+    data: Tensor
+    numbers: Tensor
     points: Tensor
     draws: Tensor
+
+    def first_rows(self, count: int) -> Tensor:
+        """The data behind the first so many codes, ``(count, D)``, in double precision."""
+        chosen = self.numbers[:count].to(self.data.device)
+        return self.data[chosen].flatten(1).double().cpu()
+
+    def at(self, order: Tensor | slice) -> "Encoded":
+        """Some of the codes."""
+        return Encoded(self.data, self.numbers[order], self.points[order], self.draws[order])
 
 
 class LatentSpace:
@@ -63,6 +76,7 @@ class LatentSpace:
 
     def encoded(self, x: Any, name: str) -> Encoded:
         """Codes of data as a user gives them."""
+        data = DataSource(self._model, resolve_device(self._model, "auto")).tensor(x, name=name)
 
         def compute(piece: Tensor) -> dict[str, Tensor]:
             code = self._model.encode(piece)
@@ -74,17 +88,18 @@ class LatentSpace:
                 )
             self._like = point[:1]
             draw = code if isinstance(code, Tensor) else code.sample()
-            return {"rows": piece.flatten(1), "points": point, "draws": draw}
+            return {"points": point, "draws": draw}
 
         found = by_rows(
             self._model,
-            x,
+            data,
             compute,
             seed=self._seed,
             purpose=f"regularity of {name}",
             at_a_time=ROWS_AT_A_TIME,
         )
-        return Encoded(found["rows"].double(), found["points"], found["draws"])
+        numbers = torch.arange(len(data), device="cpu")
+        return Encoded(data, numbers, found["points"], found["draws"])
 
     def decoded(self, z: Tensor) -> Tensor:
         """Decodings of points ``(n, k)`` as ``(n, D)``."""
@@ -114,26 +129,43 @@ def two_parts(latent: LatentSpace, x: Any, held_out: Any, seed: int) -> tuple[En
     Example:
         >>> import pyro_vae as pv
         >>> latent = LatentSpace(pv.baselines.autoencoder(features=3, latent_dim=2), seed=0)
-        >>> [len(part.rows) for part in two_parts(latent, torch.zeros(5, 3), None, 0)]
+        >>> [len(part.points) for part in two_parts(latent, torch.zeros(5, 3), None, 0)]
         [3, 2]
     """
     whole = latent.encoded(x, "x")
     if held_out is not None:
         return whole, latent.encoded(held_out, "held_out")
     whole = shuffled(whole, seed, "halves")
-    half = len(whole.rows) // 2
-    return Encoded(*(t[half:] for t in whole)), Encoded(*(t[:half] for t in whole))
+    half = len(whole.points) // 2
+    return whole.at(slice(half, None)), whole.at(slice(half))
 
 
 def shuffled(part: Encoded, seed: int, purpose: str) -> Encoded:
     """The data in random order.
 
     Example:
-        >>> part = Encoded(*(torch.arange(3).unsqueeze(1) for _ in range(3)))
-        >>> mixed = shuffled(part, 0, "example")
-        >>> torch.equal(mixed.rows, mixed.draws), mixed.rows.sum().item()
+        >>> codes = torch.arange(3).unsqueeze(1)
+        >>> mixed = shuffled(Encoded(codes, torch.arange(3), codes, codes), 0, "example")
+        >>> torch.equal(mixed.first_rows(3), mixed.draws.double()), mixed.draws.sum().item()
         (True, 3)
     """
     source = generator(seed, "regularity", purpose)
-    order = torch.randperm(len(part.rows), generator=source, device="cpu")
-    return Encoded(*(t[order] for t in part))
+    return part.at(torch.randperm(len(part.points), generator=source, device="cpu"))
+
+
+def check_numbers(
+    num_codes: int, num_held: int, num_samples: int, num_neighbors: int, level: float
+) -> None:
+    """Raise unless there are data enough for so many neighbors and such a level."""
+    least = max(num_neighbors + 3, math.ceil(level / (1 - level) - 1e-9), 20)
+    for name, number in (
+        ("x", num_codes),
+        ("held_out", num_held),
+        ("num_samples", num_samples),
+    ):
+        if number < least:
+            raise ValueError(
+                f"{name} must be at least {least}{'' if name == 'num_samples' else ' rows'} for "
+                f"num_neighbors={num_neighbors} and level={level}; got {number}."
+                + (" Without held_out x is cut into halves." if name != "num_samples" else "")
+            )

@@ -15,7 +15,7 @@ from pyro_vae.evaluation import evaluating
 from pyro_vae.seeding import generator
 
 from .continuity import Estimate, local_change, random_pairs, segments
-from .encoded import Encoded, LatentSpace, shuffled, two_parts
+from .encoded import Encoded, LatentSpace, check_numbers, shuffled, two_parts
 from .neighbors import (
     FIGURES,
     Reference,
@@ -133,7 +133,7 @@ def regularity(
         raise ValueError(f"level must be between 0 and 1; got {level}.")
     latent = LatentSpace(model, seed)
     codes, held = two_parts(latent, x, held_out, seed)
-    _check_numbers(len(codes.draws), len(held.draws), num_samples, num_neighbors, level)
+    check_numbers(len(codes.draws), len(held.draws), num_samples, num_neighbors, level)
     columns: dict[str, Any] = {}
     with evaluating(model, seed, "regularity", device=held.points.device):
         # The order of the rows may mean something: the first so many need not be typical.
@@ -210,23 +210,6 @@ def regularity_summary(found: xr.Dataset) -> DataFrame:
     return DataFrame(rows, columns=names).set_index(names[:3])
 
 
-def _check_numbers(
-    num_codes: int, num_held: int, num_samples: int, num_neighbors: int, level: float
-) -> None:
-    least = max(num_neighbors + 3, math.ceil(level / (1 - level) - 1e-9), 20)
-    for name, number in (
-        ("x", num_codes),
-        ("held_out", num_held),
-        ("num_samples", num_samples),
-    ):
-        if number < least:
-            raise ValueError(
-                f"{name} must be at least {least}{'' if name == 'num_samples' else ' rows'} for "
-                f"num_neighbors={num_neighbors} and level={level}; got {number}."
-                + (" Without held_out x is cut into halves." if name != "num_samples" else "")
-            )
-
-
 def _continuity(
     columns: dict[str, Any],
     latent: LatentSpace,
@@ -270,9 +253,9 @@ def _in_x(
 ) -> None:
     references = [
         Reference(sample, num_neighbors=num_neighbors)
-        for sample in (held.rows[:size], latent.decoded(held.points[:size]))
+        for sample in (held.first_rows(size), latent.decoded(held.points[:size]))
     ]
-    table = held.rows.new_zeros(3, len(SOURCES), len(references), len(FIGURES))
+    table = held.points.new_zeros(3, len(SOURCES), len(references), len(FIGURES))
     for s, draw in enumerate(_sources(latent, codes)):
         values: list[Tensor] = []
         for repetition in range(REPETITIONS):
@@ -283,7 +266,7 @@ def _in_x(
                 table[2, s] = torch.stack([r.jackknife(y, radius) for r in references])
         table[0, s], table[1, s] = _over_repetitions(torch.stack(values))
     table[2] = (table[2].square() + table[1].square()).sqrt()
-    real = (codes.rows[:size], latent.decoded(codes.points[:size]))
+    real = (codes.first_rows(size), latent.decoded(codes.points[:size]))
     for f, figure in enumerate(FIGURES):
         for kind, suffix in enumerate(("", "_mcse", "_se")):
             columns[figure + suffix] = (("source", "reference"), table[kind, ..., f].numpy())

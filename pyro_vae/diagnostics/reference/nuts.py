@@ -24,12 +24,15 @@ from pyro_vae.traces import Programs
 from .nuts_chain import nuts_chain, overdispersed_starts
 from .potential import potential_energy
 
-__all__ = ["LARGEST_R_HAT", "posterior_nuts"]
+__all__ = ["FEWEST_DRAWS", "LARGEST_R_HAT", "posterior_nuts"]
 
 logger = logging.getLogger(__name__)
 
 LARGEST_R_HAT = 1.01
 """Vehtari et al. (2021): above it the chains have not mixed."""
+
+R_HAT_APART = 1.05
+"""Above it chains disagree; up to it a few more draws often bring r-hat down."""
 
 FEWEST_DRAWS = 4
 """ArviZ splits each chain in two, and needs a spread in each half."""
@@ -160,13 +163,16 @@ def _report(groups: dict[str, xr.Dataset]) -> None:
         r_hat = chain_statistics(z)["r_hat"].max("latent")
         apart = int((r_hat > LARGEST_R_HAT).sum())
         if apart:
+            largest = float(r_hat.max())
             logger.warning(
-                "posterior_nuts: r-hat is above %.2f for %d of %d data, up to %.2f: their chains "
-                "disagree. Draw more, or look for several modes.",
+                "posterior_nuts: r-hat is above %.2f for %d of %d data, up to %.3f: %s",
                 LARGEST_R_HAT,
                 apart,
                 r_hat.size,
-                float(r_hat.max()),
+                largest,
+                "their chains disagree. Draw more, or look for several modes."
+                if largest > R_HAT_APART
+                else "more draws would tell whether their chains agree.",
             )
     count = int(diverging.sum())
     if count:

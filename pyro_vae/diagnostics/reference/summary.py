@@ -12,7 +12,7 @@ from pyro_vae.diagnostics.evidence.pareto import khat_threshold, pareto_khat
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.traces import JointDensity, Programs, log_densities
 
-from .nuts import LARGEST_R_HAT
+from .nuts import FEWEST_DRAWS, LARGEST_R_HAT
 
 __all__ = ["guide_draws", "reference_summary"]
 
@@ -40,7 +40,8 @@ def reference_summary(
         ``q_sd``, each with its ``_mcse``. ``mean_shift`` is :math:`(\mu_q - \mu) / \sigma` and
         ``sd_ratio`` :math:`\sigma_q / \sigma`, with a ``_mcse`` each; below 1 where q is too
         narrow. ``mean_z_score`` is the difference of the means in units of its Monte Carlo error:
-        beyond 3 or so it is real, however small. ``r_hat`` and ``ess_bulk`` of the chains. Over
+        beyond 3 or so it is real, however small. ``r_hat`` and ``ess_bulk`` of the chains; NaN,
+        as are the errors, where they are too short, and ``r_hat`` for a single chain. Over
         ``obs_id``: ``pareto_khat`` of q and ``divergences``, a count. The attributes hold the
         thresholds.
 
@@ -95,7 +96,7 @@ def reference_summary(
             "khat_threshold": khat_threshold(num_samples),
         },
     )
-    chains = chain_statistics(draws)
+    chains = _statistics(draws)
     names = {name: f"nuts_{name}" for name in ("mean", "mean_mcse", "sd", "sd_mcse")}
     found = found.merge(chains.rename(names))
     error = np.hypot(found["q_mean_mcse"], found["nuts_mean_mcse"])
@@ -113,6 +114,28 @@ def reference_summary(
         sd_ratio_mcse=ratio * relative,
         divergences=stats["diverging"].sum(("chain", "draw")),
     )
+
+
+def _statistics(draws: xr.DataArray) -> xr.Dataset:
+    """Statistics of the chains, NaN where ArviZ, which would complain, needs more of them."""
+    single = draws.sizes["chain"] == 1
+    if not single and draws.sizes["draw"] >= FEWEST_DRAWS:
+        return chain_statistics(draws)
+    sample = ("chain", "draw")
+    mean = draws.mean(sample)
+    found = dict.fromkeys(("mean_mcse", "sd_mcse", "r_hat", "ess_bulk"), mean * np.nan)
+    half = draws.sizes["draw"] // 2
+    if single and half >= FEWEST_DRAWS:
+        halves = [
+            draws.isel(draw=slice(start, start + half)).drop_vars(
+                ("chain", "draw"), errors="ignore"
+            )
+            for start in (0, half)
+        ]
+        of_halves = chain_statistics(xr.concat(halves, "chain"))
+        found |= {name: of_halves[name] for name in found if name != "r_hat"}
+    spread = draws.std(sample, ddof=1) if draws.size > mean.size else mean * np.nan
+    return xr.Dataset({"mean": mean, "sd": spread, **found})
 
 
 def guide_draws(
