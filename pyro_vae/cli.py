@@ -91,7 +91,7 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     compare.add_argument("run", nargs="+", help="directories that 'pyro-vae fit' wrote")
     _add_sizes(compare)
-    compare.add_argument("--out", help="the page (default: comparison.html)")
+    compare.add_argument("--out", help="the page (default: comparison.html in the first run)")
 
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
@@ -208,6 +208,12 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--held-out", type=_fraction, default=0.2, help="share held out, where no test set exists"
     )
+    data.add_argument(
+        "--split-seed",
+        type=_seed,
+        help="seed of that split; the one of --seed unless given, so that runs of several seeds "
+        "are comparable if it is",
+    )
 
 
 def _add_training(
@@ -220,7 +226,9 @@ def _add_training(
     parser.add_argument(
         "--learning-rate", type=_positive(float), default=3e-3, help="of Adam, before the cosine"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of split, weights, order and noise")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of weights, order and noise (and see --split-seed)"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -242,6 +250,12 @@ def _positive(kind: type) -> Callable[[str], float]:
         return value
 
     return convert
+
+
+def _seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"must be 0 or a positive integer; got {text!r}.")
+    return int(text)
 
 
 def _fraction(text: str) -> float:

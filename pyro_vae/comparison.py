@@ -1,6 +1,5 @@
 """Fitted models side by side, on the same data, by paired differences."""
 
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from pyro_vae import diagnostics
 from pyro_vae.arguments import positive_integer
 from pyro_vae.assembly import is_discrete
 from pyro_vae.datasets import Dataset
+from pyro_vae.diagnostics.gaps.per_datum_start import has_family
 from pyro_vae.distributions import GrayBernoulli
 from pyro_vae.evaluation import evaluating
 from pyro_vae.fit_result import FitResult
@@ -23,8 +23,6 @@ from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Runs, num_parameters
 
 __all__ = ["compare"]
-
-logger = logging.getLogger(__name__)
 
 
 def compare(
@@ -61,13 +59,16 @@ def compare(
         ``log_evidence``, each with ``_se`` for a claim about new data, ``_mcse`` for one about
         these data, ``_difference`` and ``_difference_se`` from the reference;
         ``khat_share_above``, the share of data whose k-hat exceeds ``attrs["khat_threshold"]``;
-        ``inference_gap`` with ``_se``, and ``approximation_gap`` and ``amortization_gap`` with
-        ``_se`` over the first ``gap_rows`` rows (NaN where no family is known); ``active_units``
+        ``inference_gap`` with ``_se``; over the first ``gap_rows`` rows
+        ``inference_gap_of_rows``, ``approximation_gap`` and ``amortization_gap``, which add up,
+        with ``_se`` (NaN where no family is known); ``active_units``
         (NaN with several latent sites); ``parameters`` of model and guide together; ``seconds`` of
         the fit where it is known. ``attrs`` say what was compared: ``measure`` is density,
-        probability, or "no density" for gray values under a Bernoulli.
+        probability, or "no density" for gray values under a Bernoulli; ``same_model`` names the
+        models that share the reference's very p(z) and p(x|z), whose guides alone differ.
 
     Raises:
+        TypeError: If ``models`` is no mapping.
         ValueError: If the models are not comparable: on different data or scalings, or a density
             against a probability.
 
@@ -81,6 +82,11 @@ def compare(
     num_samples = positive_integer(num_samples, "num_samples")
     if isinstance(gap_rows, bool) or not isinstance(gap_rows, int) or gap_rows < 0:
         raise ValueError(f"gap_rows must be 0 or a positive integer; got {gap_rows!r}.")
+    if not isinstance(models, Mapping):
+        raise TypeError(
+            f"models must map names to models; got {type(models).__name__}. Write "
+            '{"one": vae1, "other": vae2}.'
+        )
     if len(models) == 0:
         raise ValueError("models must hold at least one model; got none.")
     reference = next(iter(models)) if reference is None else reference
@@ -110,6 +116,7 @@ def compare(
         "units": "nats per datum",
         "reference": reference,
         "measure": measure,
+        "same_model": _same_model(vaes, reference),
         "num_data": len(data[reference]),
         "num_samples": num_samples,
         "gap_rows": gap_rows,
@@ -205,28 +212,45 @@ def _bounds(evidence: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
 
 
 def _gaps(vae: Any, x: Tensor, num_rows: int, seed: int) -> dict[str, float]:
-    """The gap's two parts over the first rows; NaN where the guide has no family."""
+    """The gap and its two parts over the first rows; NaN where the guide has no family."""
     rows = torch.arange(min(num_rows, len(x)), device=x.device)
-    names = ("approximation_gap", "amortization_gap")
-    try:
-        with at_rows(per_datum_parts(vae), rows):
-            gaps = diagnostics.inference_gaps(vae, x[rows], seed=seed)
-    except ValueError as error:  # no family, several sites: the other columns stand
-        logger.warning("compare: no division of the inference gap: %s", error)
-        return dict.fromkeys([*names, *(f"{name}_se" for name in names)], math.nan)
     found = {}
-    for name in names:
-        values = gaps[name].to_numpy()
-        found[name] = values.mean()
-        found[f"{name}_se"] = standard_error(values)
+    with at_rows(per_datum_parts(vae), rows):
+        known = has_family(vae, x[rows])
+        gaps = diagnostics.inference_gaps(vae, x[rows], seed=seed) if known else None
+    for name in ("inference_gap", "approximation_gap", "amortization_gap"):
+        column = f"{name}_of_rows" if name == "inference_gap" else name
+        values = gaps[name].to_numpy() if gaps is not None else None
+        found[column] = values.mean() if values is not None else math.nan
+        found[f"{column}_se"] = standard_error(values) if values is not None else math.nan
     return found
 
 
 def _active_units(vae: Any, x: Tensor) -> float:
-    try:
-        return float(diagnostics.active_units(vae, x)["active"].sum())
-    except ValueError:  # several latent sites have no common list of units
-        return math.nan
+    few = torch.arange(min(2, len(x)), device=x.device)
+    with at_rows(per_datum_parts(vae), few):
+        if not _has_one_latent_vector(vae, x[few]):
+            return math.nan
+    return float(diagnostics.active_units(vae, x)["active"].sum())
+
+
+def _has_one_latent_vector(vae: Any, x: Tensor) -> bool:
+    with evaluating(vae, 0, "latent sites", device=x.device):
+        runs = Runs(vae, x)
+    if len(runs.latent) != 1 or runs.summed_out:
+        return False
+    q: Any = runs.guide_trace.nodes[runs.latent[0]]["fn"]
+    return len(q.event_shape) == 1
+
+
+def _same_model(vaes: Mapping[str, Any], reference: str) -> list[str]:
+    """Names of the VAEs that have the reference's parts but for the guide."""
+    parts = {n: (getattr(v, "p_z", v), getattr(v, "p_x_given_z", v)) for n, v in vaes.items()}
+    return [
+        name
+        for name, found in parts.items()
+        if all(one is other for one, other in zip(found, parts[reference], strict=True))
+    ]
 
 
 def _num_parameters(vae: Any, x: Tensor) -> int:

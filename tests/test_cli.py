@@ -212,6 +212,7 @@ def test_fit_leaves_settings_that_read_back(digits_fit):
             "raw": False,
             "standardize": False,
             "held_out": 0.2,
+            "split_seed": 0,
             "num_train": 1438,
             "num_held_out": 359,
             "event_shape": [64],

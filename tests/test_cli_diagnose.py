@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from command_line import TINY, ran, run
 import pyro_vae as pv
 from pyro_vae import datasets, diagnostics
 from pyro_vae.commands import comparing_runs
+from pyro_vae.commands.data_choice import load
 from pyro_vae.commands.model_choice import rebuild
 from pyro_vae.diagnosis import diagnosing
 from pyro_vae.run_directory import RunDirectory
@@ -136,7 +138,9 @@ def test_diagnose_of_no_run_says_what_a_run_is():
 def test_compare_shows_paired_differences(digits, work, tmp_path):
     other = fitted(work / "full", "--family", "full")
     out = ran("compare", digits, other, *SMALL)
-    page = (tmp_path / "comparison.html").read_text("utf-8")
+    page = (digits / "comparison.html").read_text("utf-8")
+    assert list(tmp_path.iterdir()) == []
+    assert out.endswith(f"tables and pictures are in {digits / 'comparison.html'}\n")
     data = RunDirectory(digits).config()
     _, held_out = datasets.digits(dtype=torch.float32).split(held_out=0.2, seed=0)
     vaes = {
@@ -154,22 +158,108 @@ def test_compare_shows_paired_differences(digits, work, tmp_path):
     np.testing.assert_allclose(shown[:3], expected.astype(float), atol=0.06)
     assert page.count("<section") == 3
     assert "Bernoulli" not in page
+    for question in ("Which describes", "Can their log p(x)", "Whose fault"):
+        assert re.search(
+            rf"^{re.escape(question)}.*\?  \S (good|doubtful|bad|no verdict)$", out, re.M
+        )
+    again = ran("compare", digits, other, *SMALL)
+    assert again == out[:-1] + ", in place of the file that was there\n"
+
+
+RUNS = {
+    "digits": (),
+    "seed1": ("--seed", 1),
+    "half": ("--held-out", 0.5),
+    "raw": ("--raw",),
+    "counts": ("--likelihood", "poisson", "--raw"),
+    "levels": ("--likelihood", "discretized_logistic:17"),
+}
 
 
 @pytest.mark.parametrize(
-    ("name", "words", "message"),
+    ("first", "second", "message"),
     [
-        ("seed1", ("--seed", 1), "seed of the split 0 for digits and 1 for seed1"),
-        ("raw", ("--raw",), "data in the same units"),
-        ("poisson", ("--likelihood", "poisson", "--raw"), "same units|of one kind"),
-        ("binary", ("--likelihood", "discretized_logistic:17"), "of one kind"),
+        ("digits", "seed1", "seed of the split 0 for digits and 1 for seed1"),
+        ("digits", "half", "held_out 0.2 for digits and 0.5 for half"),
+        ("digits", "raw", "data in the same units"),
+        ("raw", "counts", "of one kind; got 'raw': density, 'counts': probability"),
+        ("digits", "levels", "of one kind; got 'digits': density, 'levels': probability"),
     ],
 )
-def test_compare_refuses_what_is_not_comparable(digits, work, tmp_path, name, words, message):
-    answered = run("compare", digits, fitted(work / name, *words), *SMALL)
+def test_compare_refuses_what_is_not_comparable(work, tmp_path, first, second, message):
+    runs = [fitted(work / name, *RUNS[name]) for name in (first, second)]
+    for path in runs:
+        (path / "comparison.html").unlink(missing_ok=True)
+    answered = run("compare", *runs, *SMALL)
     assert answered.status == 2
     assert re.search(message, answered.err), answered.err
     assert list(tmp_path.iterdir()) == []
+    assert not any((path / "comparison.html").exists() for path in runs)
+
+
+def test_fits_of_two_seeds_are_compared_as_the_refusal_says(digits, work, monkeypatch):
+    monkeypatch.setattr(comparing_runs, "GAP_ROWS", 0)
+    refusal = run("compare", digits, fitted(work / "seed1", "--seed", 1), *SMALL).err
+    (words,) = re.findall(r"pyro-vae (fit --config \S+ --split-seed 0)\.$", refusal)
+    ran(*words.split(), "--quiet", "--out", "again")
+    config = RunDirectory("again").config()
+    assert (config["fit"]["seed"], config["data"]["split_seed"]) == (1, 0)
+    held_out = [load(RunDirectory(path).config())[1].x for path in (digits, "again")]
+    assert torch.equal(*held_out)
+    weights = [torch.load(f"{path}/weights.pt", weights_only=True) for path in (digits, "again")]
+    assert not all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    assert "ELBO of again less that of digits" in html_text(digits, "again")
+
+
+def html_text(*runs):
+    ran("compare", *runs, *SMALL, "--out", "page.html")
+    return Path("page.html").read_text("utf-8")
+
+
+def older(path, copy):
+    """A run as it was before there was a seed of the split."""
+    shutil.copytree(path, copy)
+    text = (copy / "config.toml").read_text("utf-8")
+    assert text.count("split_seed") == 1
+    (copy / "config.toml").write_text(re.sub("split_seed.*\n", "", text), encoding="utf-8")
+    return copy
+
+
+def test_runs_from_before_split_seed_hold_out_the_rows_of_their_seed(work, tmp_path):
+    path = fitted(work / "seed1", "--seed", 1)
+    config = RunDirectory(older(path, tmp_path / "old")).config()
+    expected = datasets.digits(dtype=torch.float32).split(held_out=0.2, seed=1)[1]
+    assert torch.equal(load(config)[1].x, expected.x)
+    assert torch.equal(load(RunDirectory(path).config())[1].x, expected.x)
+
+
+def test_data_with_a_test_set_need_no_split_seed():
+    data = {"source": "mnist", "held_out": 0.2}
+    configs = {
+        name: {"data": {**data, "split_seed": seed}, "fit": {"seed": seed}}
+        for name, seed in (("a", 0), ("b", 1))
+    }
+    runs = {name: RunDirectory(name) for name in configs}
+    comparing_runs._check_same_rows(runs, configs)
+    for config in configs.values():
+        config["data"]["source"] = "digits"
+    with pytest.raises(ValueError, match="seed of the split 0 for a and 1 for b"):
+        comparing_runs._check_same_rows(runs, configs)
+
+
+def test_split_seed_is_a_natural_number():
+    answered = run("fit", *TINY, "--split-seed", -1)
+    assert answered.status == 2
+    assert "--split-seed: must be 0 or a positive integer; got '-1'" in answered.err
+
+
+def test_run_whose_history_has_no_seconds_is_compared(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(comparing_runs, "GAP_ROWS", 0)
+    shutil.copytree(digits, tmp_path / "untimed")
+    history = pd.read_csv(digits / "history.csv").drop(columns="seconds")
+    history.to_csv(tmp_path / "untimed" / "history.csv", index=False)
+    out = ran("compare", digits, "untimed", *SMALL, "--out", "page.html")
+    assert re.search(r"^untimed .*  –$", out, re.MULTILINE)
 
 
 def test_compare_wants_two_different_runs(digits):

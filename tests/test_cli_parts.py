@@ -246,7 +246,6 @@ def test_run_is_fitted_again_from_its_configuration(rows, no_pictures):
     assert config("first") == config("second")
     assert config("third") == {
         **config("first"), "fit": {**config("first")["fit"], "seed": 5},
-        "data": config("third")["data"],
     }  # fmt: skip
     weights = [
         torch.load(RunDirectory(name).file("weights.pt"), weights_only=True)

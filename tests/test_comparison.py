@@ -56,6 +56,8 @@ def test_gaps_are_divided_over_the_first_rows():
     table = compare({"a": vae}, x, num_samples=200, gap_rows=20)
     gaps = pv.diagnostics.inference_gaps(vae, x[:20])
     assert table.loc["a", "amortization_gap"] == float(gaps["amortization_gap"].mean())
+    parts = table.loc["a", ["approximation_gap", "amortization_gap"]].sum()
+    assert abs(table.loc["a", "inference_gap_of_rows"] - parts) < 1e-12
     spread = float(gaps["approximation_gap"].std(ddof=1)) / math.sqrt(20)
     assert abs(table.loc["a", "approximation_gap_se"] - spread) < 1e-12
 
@@ -137,6 +139,20 @@ def test_gray_values_under_a_bernoulli_are_compared_with_their_like_alone():
     models["b"] = image_model(likelihoods.ContinuousBernoulli)
     with pytest.raises(ValueError, match="'a': no density, 'b': density"):
         compare(models, x)
+
+
+def test_models_that_differ_in_the_guide_alone_are_named():
+    vae = small_vae(family=families.DiagonalNormal)
+    full = vae.with_guide(vae.q_z_given_x.with_family(families.FullCovarianceNormal(3)))
+    models = {"a": vae, "full": full, "other": small_vae(family=families.DiagonalNormal)}
+    table = compare(models, torch.randn(20, 6), num_samples=30, gap_rows=0)
+    assert table.attrs["same_model"] == ["a", "full"]
+
+
+def test_models_must_be_a_mapping():
+    vae = small_vae(family=families.DiagonalNormal)
+    with pytest.raises(TypeError, match="models must map names to models; got list"):
+        compare([vae, vae], torch.randn(9, 6))
 
 
 @pytest.mark.parametrize(

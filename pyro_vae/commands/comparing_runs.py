@@ -1,13 +1,13 @@
 """``pyro-vae compare``: runs side by side on the held-out rows that they share."""
 
+import textwrap
 from argparse import Namespace
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from pyro_vae.commands.data_choice import load
+from pyro_vae.commands.data_choice import has_test_set, load, split_seed
 from pyro_vae.commands.diagnosing import history_of, page_path
 from pyro_vae.commands.model_choice import heading, rebuild
 from pyro_vae.comparison import compare as compare_models
@@ -15,14 +15,19 @@ from pyro_vae.datasets import Dataset
 from pyro_vae.diagnosis import collected_messages, comparison_sections, comparison_table
 from pyro_vae.files import replaced_file
 from pyro_vae.fit_result import FitResult
-from pyro_vae.html_report import html_page, table_text
+from pyro_vae.html_report import Section, html_page, table_text
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import generator
 
 __all__ = ["compare"]
 
-SAME = ("source", "root", "key", "labels", "held_out")
-"""Settings of the data that decide which rows are held out."""
+SAME = ("source", "root", "key", "labels")
+"""Settings that say which data there are."""
+
+SPLIT = "seed of the split"
+
+WIDTH = 100
+"""Of lines of text."""
 
 GAP_ROWS = 50
 """Rows on which each run's gap is divided, which takes an optimization for each of them."""
@@ -36,9 +41,9 @@ LEAD = (
 def compare(options: Namespace) -> None:
     """``pyro-vae compare``."""
     runs = _named([RunDirectory(path) for path in options.run])
-    out = page_path(options.out, Path("comparison.html"))
+    out = page_path(options.out, next(iter(runs.values())).file("comparison.html"))
     configs = {name: run.config() for name, run in runs.items()}
-    _check_same_rows(configs)
+    _check_same_rows(runs, configs)
     models, data, facts = {}, {}, {}
     for name, run in runs.items():
         config = configs[name]
@@ -62,13 +67,31 @@ def compare(options: Namespace) -> None:
     }
     title = f"Comparison of {len(runs)} runs"
     page = html_page(title, sections, lead=LEAD, facts=facts)
+    replaces = ", in place of the file that was there" if out.exists() else ""
     with replaced_file(out) as temporary:
         temporary.write_text(page, encoding="utf-8")
     print(table_text(comparison_table(table)))
-    print()
     for section in sections:
-        print(section.sentence)
-    print(f"\ntables and pictures are in {out}")
+        print(f"\n{_text(section)}")
+    print(f"\ntables and pictures are in {out}{replaces}")
+
+
+def _text(section: Section) -> str:
+    """Question, verdict, answer and what to do."""
+    lines = [section.sentence]
+    lines += [f"What to do: {section.next_step}"] if section.next_step else []
+    paragraphs = [
+        textwrap.fill(
+            line.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}"),
+            WIDTH,
+            initial_indent="  ",
+            subsequent_indent="  ",
+            break_long_words=False,  # a name is a path, to be copied whole
+            break_on_hyphens=False,
+        ).replace("\N{NO-BREAK SPACE}", " ")
+        for line in lines
+    ]
+    return "\n".join([f"{section.question}  {section.mark}", *paragraphs])
 
 
 def _named(runs: list[RunDirectory]) -> dict[str, RunDirectory]:
@@ -81,25 +104,40 @@ def _named(runs: list[RunDirectory]) -> dict[str, RunDirectory]:
     raise ValueError(f"runs must differ; got {', '.join(str(run.path) for run in runs)}.")
 
 
-def _check_same_rows(configs: Mapping[str, Mapping[str, Any]]) -> None:
+def _check_same_rows(
+    runs: Mapping[str, RunDirectory], configs: Mapping[str, Mapping[str, Any]]
+) -> None:
     """Refuse runs whose held-out rows others may have been trained on.
 
     Raises:
         ValueError: If their data, or the seed of the split, differ; the two are named.
     """
     (first, reference), *others = configs.items()
+    expected = _rows_of(reference)
     for name, config in others:
-        settings = [(c["data"], c["fit"]["seed"]) for c in (reference, config)]
-        found = [
-            {key: data.get(key) for key in SAME} | {"seed of the split": seed}
-            for data, seed in settings
-        ]
-        for key, value in found[0].items():
-            if found[1][key] != value:
-                raise ValueError(
-                    f"runs must hold out the same rows of the same data; got {key} {value!r} for "
-                    f"{first} and {found[1][key]!r} for {name}."
+        found = _rows_of(config)
+        for key, value in expected.items():
+            if found.get(key) == value:
+                continue
+            mend = ""
+            if key == SPLIT:
+                mend = (
+                    " Fits of several seeds share a split by --split-seed: pyro-vae fit --config "
+                    f"{runs[name].path} --split-seed {value}."
                 )
+            raise ValueError(
+                f"runs must hold out the same rows of the same data; got {key} {value!r} for "
+                f"{first} and {found.get(key)!r} for {name}.{mend}"
+            )
+
+
+def _rows_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides which rows a run holds out."""
+    data = config["data"]
+    found = {key: data.get(key) for key in SAME}
+    if not has_test_set(data["source"]):
+        found |= {"held_out": data.get("held_out"), SPLIT: split_seed(config)}
+    return found
 
 
 def _some(held_out: Dataset, options: Namespace) -> Dataset:
@@ -113,6 +151,9 @@ def _some(held_out: Dataset, options: Namespace) -> Dataset:
 
 
 def _with_seconds(vae: Any, run: RunDirectory) -> FitResult:
+    """The fitted VAE with the time that it took, NaN where the run does not tell."""
     history = history_of(run)
-    seconds = float("nan") if history is None else float(history["seconds"].sum())
+    seconds = float("nan")
+    if history is not None and "seconds" in history:
+        seconds = float(history["seconds"].sum())
     return FitResult(vae=vae, seed=0, seconds=seconds)

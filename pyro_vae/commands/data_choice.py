@@ -11,7 +11,14 @@ from pyro_vae import datasets
 from pyro_vae.arguments import did_you_mean
 from pyro_vae.datasets import Dataset, Scaling
 
-__all__ = ["as_images", "data_settings", "load", "picture_settings"]
+__all__ = [
+    "as_images",
+    "data_settings",
+    "has_test_set",
+    "load",
+    "picture_settings",
+    "split_seed",
+]
 
 IMAGE_SETS: dict[str, Callable[..., Dataset]] = {
     "mnist": datasets.mnist,
@@ -34,7 +41,19 @@ def data_settings(options: Namespace) -> dict[str, Any]:
         "raw": options.raw,
         "standardize": options.standardize,
         "held_out": options.held_out,
+        "split_seed": options.seed if options.split_seed is None else options.split_seed,
     }
+
+
+def has_test_set(source: str) -> bool:
+    """Whether the data come with a test set, so that no split decides what is held out."""
+    return source in IMAGE_SETS
+
+
+def split_seed(settings: Mapping[str, Any]) -> int:
+    """Seed of the split into training and held-out rows: that of the fit in older runs."""
+    seed: int = settings["data"].get("split_seed", settings["fit"]["seed"])
+    return seed
 
 
 def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
@@ -42,7 +61,7 @@ def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
     wanted = settings["data"]
     source = wanted["source"]
     dtype = getattr(torch, settings.get("model", {}).get("dtype", "float32"))
-    if source in IMAGE_SETS:
+    if has_test_set(source):
         load = IMAGE_SETS[source]
         train, held_out = (
             load(
@@ -65,7 +84,7 @@ def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
                 key=wanted.get("key"),
                 dtype=dtype,
             )
-        train, held_out = data.split(held_out=wanted["held_out"], seed=settings["fit"]["seed"])
+        train, held_out = data.split(held_out=wanted["held_out"], seed=split_seed(settings))
     if wanted.get("scaling") is not None:
         # Written for the shape that the networks took, read before the data are given it.
         scaling = Scaling.from_dict(wanted["scaling"]).reshape(*train.event_shape)

@@ -1,6 +1,7 @@
 """What a table of models says, in words."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -10,16 +11,16 @@ from pyro_vae.plots.comparisons import comparison
 from pyro_vae.report import with_error
 
 from .bound import FEW, MANY
-from .study import NATS, grade, shown
+from .study import NATS, NEGLIGIBLE, grade, shown
 
 __all__ = ["comparison_sections", "comparison_table"]
 
 CERTAIN = 2.0
 """Standard errors at which a difference counts."""
 
-HIGHER_IS_SAFE = 0.05
-"""Largest difference between the runs' shares of untrusted weights at which log p(x) may rank
-them: where one run's are worse its log p(x) is the more too low."""
+NAMES = {"elbo": "ELBO", "log_evidence": "log p(x)"}
+
+GAPS = ("inference_gap_of_rows", "approximation_gap", "amortization_gap")
 
 
 def comparison_sections(table: pd.DataFrame) -> list[Section]:
@@ -30,65 +31,95 @@ def comparison_sections(table: pd.DataFrame) -> list[Section]:
 def comparison_table(table: pd.DataFrame) -> Table:
     """The table with a cell for each figure and its error."""
     reference = table.attrs["reference"]
-    columns = [
-        "model",
-        "ELBO",
-        f"gain over {reference}",
-        "log p(x)",
-        f"gain over {reference}",
-        "k-hat above",
-        "active units",
-        "parameters",
-        "seconds",
-    ]
+    columns = ["model"]
+    columns += [head for name in NAMES.values() for head in (name, f"{name} gain")]
+    columns += ["k-hat above", "active units", "parameters", "seconds"]
     rows = []
     for name, row in table.iterrows():
         cells = [str(name)]
-        for bound in ("elbo", "log_evidence"):
+        for bound in NAMES:
             cells.append(with_error(row[bound], row[f"{bound}_se"]))
             is_reference = name == reference
             gain = with_error(row[f"{bound}_difference"], row[f"{bound}_difference_se"])
             cells.append("–" if is_reference else gain)
-        cells.append(f"{row['khat_share_above']:.0%}")
+        cells.append(_percent(row["khat_share_above"]))
         cells += [_whole(row[key]) for key in ("active_units", "parameters", "seconds")]
         rows.append(cells)
     count, measure = table.attrs["num_data"], table.attrs["measure"]
-    caption = f"nats per datum, {count} held-out rows, ± standard error; log p(x) is a {measure}"
+    caption = (
+        f"nats per datum, {count} held-out rows, ± standard error; gains over {reference}, row "
+        f"by row; log p(x) is a {measure}"
+    )
     return Table(caption, columns, rows)
 
 
 def _ranking(table: pd.DataFrame) -> Section:
+    """Which model is better, as far as its guide lets one know.
+
+    The log evidence is of the model alone, the ELBO of model and guide: it ranks models only where
+    they are one model, and then their guides.
+    """
+    question = "Which describes the held-out rows better?"
     reference = table.attrs["reference"]
-    shares = table["khat_share_above"]
-    trusted = shares.max() <= FEW or shares.max() - shares.min() <= HIGHER_IS_SAFE
-    bound, name = ("log_evidence", "log p(x)") if trusted else ("elbo", "ELBO")
-    measures, said, certain = [], [], []
-    for model, row in table.iterrows():
-        if model == reference:
-            continue
-        gain, error = row[f"{bound}_difference"], row[f"{bound}_difference_se"]
+    others = [name for name in table.index if name != reference]
+    if not others:
+        return Section(question, "does not apply", "There is one model alone.")
+    same = set(table.attrs.get("same_model", ()))
+    trusted = bool((table["khat_share_above"] <= FEW).all())
+    measures, said, higher, open_ones = [], [], [], []
+    for model in others:
+        bound = "log_evidence" if trusted and model not in same else "elbo"
+        gain, error = (table.loc[model, f"{bound}_difference{end}"] for end in ("", "_se"))
+        name, nats = NAMES[bound], f"{with_error(gain, error)} nats"
         measures.append(Measure(f"{name} of {model} less that of {reference}", gain, error, NATS))
-        certain.append(abs(gain) > CERTAIN * error)
-        word = "better than" if gain > 0 else "worse than"
-        if not certain[-1]:
-            word = "not to be told from"
-        said.append(f"{model} is {word} {reference} ({with_error(gain, error)} nats)")
-    why = (
-        ""
-        if trusted
-        else (
-            " The ELBO decides, since some importance weights are too heavy-tailed for log p(x)."
+        better, worse = (model, reference) if gain > 0 else (reference, model)
+        size = f"{with_error(abs(gain), error)} nats"
+        is_certain = abs(gain) > CERTAIN * error  # not where one of them is NaN
+        if not is_certain:
+            open_ones.append(model)
+        if not math.isfinite(gain):
+            said.append(f"the {name} of {model} or of {reference} is not finite")
+        elif model in same and is_certain:
+            said.append(
+                f"{model} and {reference} are the same model; the guide of {better} is tighter "
+                f"by {size}"
+            )
+        elif model in same:
+            said.append(
+                f"{model} and {reference} are the same model, and their guides are not to be told "
+                f"from each other ({nats})"
+            )
+        elif not is_certain:
+            by = "" if trusted else " by ELBO"
+            said.append(f"{model} is not to be told from {reference}{by} ({nats})")
+        elif trusted:
+            word = "better than" if gain > 0 else "worse than"
+            said.append(f"{model} is {word} {reference} ({nats})")
+        else:
+            beaten = "" if len(others) == 1 else f" than {worse}"
+            article = "the" if len(others) == 1 else "a"
+            higher.append(f"{better} has {article} higher ELBO{beaten}, by {size}")
+    if higher:
+        said.append(
+            "; ".join(higher)
+            + ": a better model, a tighter guide, or both; these rows cannot say which"
         )
-    )
-    next_step = ""
-    if not all(certain):
-        next_step = "Differences within two standard errors need more held-out rows (--num-data)."
+    next_steps = []
+    if higher:
+        next_steps.append(
+            "log p(x) by diagnostics.ais_log_evidence, or with lighter weights, tells a better "
+            "model from a tighter guide."
+        )
+    if open_ones:
+        next_steps.append(
+            "Differences within two standard errors need more held-out rows (--num-data)."
+        )
     return Section(
-        "Which describes the held-out rows better?",
-        "good" if all(certain) else "doubtful",
-        "; ".join(said) + "." + why,
+        question,
+        "doubtful" if higher or open_ones else "good",
+        "; ".join(said) + ".",
         measures,
-        next_step,
+        " ".join(next_steps),
         tables=_narrow(comparison_table(table)),
         pictures=[
             shown(
@@ -114,7 +145,9 @@ def _narrow(table: Table) -> list[Table]:
 
 
 def _trust(table: pd.DataFrame) -> Section:
+    question = "Can their log p(x) be trusted?"
     shares, threshold = table["khat_share_above"], table.attrs["khat_threshold"]
+    known, unknown = shares.dropna(), list(shares.index[shares.isna()])
     measures = [
         Measure(
             f"share of rows with k-hat above {threshold:.2f}, {name}",
@@ -122,42 +155,66 @@ def _trust(table: pd.DataFrame) -> Section:
             math.sqrt(share * (1 - share) / table.attrs["num_data"]),
             wanted=f"at most {FEW:g}",
         )
-        for name, share in shares.sort_values(ascending=False, kind="stable").items()
+        for name, share in known.sort_values(ascending=False, kind="stable").items()
     ]
-    verdict = grade(float(shares.max()), FEW, MANY)
-    if verdict == "good":
-        return Section(
-            "Can their log p(x) be trusted?", verdict, "Yes, the weights are light.", measures
+    heavy = known[known > FEW]
+    sentences, next_steps = [], []
+    if len(heavy):
+        if len(heavy) == len(table):
+            opening = {1: "No", 2: "Neither"}.get(len(table), "None")
+        else:
+            opening = f"Not that of {_listed(list(heavy.index))}"
+        found = _listed([f"{_percent(share)} ({name})" for name, share in heavy.items()])
+        sentences.append(
+            f"{opening}: {found} of rows are above {threshold:.2f} in k-hat, where log p(x) is "
+            "too low by an unknown amount that differs between models."
         )
-    return Section(
-        "Can their log p(x) be trusted?",
-        verdict,
-        f"Not that of {shares.idxmax()}: where the weights' tail is heavy log p(x) is too low, "
-        "by an unknown amount that differs between models.",
-        measures,
-        "Compare by ELBO, or by diagnostics.ais_log_evidence.",
-    )
+        next_steps.append("Compare by ELBO, or by diagnostics.ais_log_evidence.")
+    if unknown:
+        sentences.append(
+            f"{table.attrs['num_samples']} draws for each row give {_listed(unknown)} no k-hat: "
+            "nothing says whether to trust log p(x)."
+        )
+        next_steps.append("Use more draws for each row (--num-samples 1000).")
+    if not sentences:
+        sentences.append(
+            f"Yes, the weights are light: at most {_percent(known.max())} of a model's rows are "
+            f"above {threshold:.2f} in k-hat."
+        )
+    verdict = grade(float(known.max()), FEW, MANY)
+    if unknown and not len(heavy):
+        verdict = "no verdict"
+    return Section(question, verdict, " ".join(sentences), measures, " ".join(next_steps))
 
 
 def _faults(table: pd.DataFrame) -> Section:
-    names = ("inference_gap", "approximation_gap", "amortization_gap")
     question = "Whose fault is the distance of ELBO and log p(x)?"
-    if any(name not in table for name in names) or table[list(names[1:])].isna().all(axis=None):
+    if not table.attrs["gap_rows"]:
+        return Section(question, "no verdict", "Not asked: no rows were given to it (gap_rows=0).")
+    if table[list(GAPS[1:])].isna().all(axis=None):
         return Section(question, "does not apply", "No guide's family is known here.")
     rows, said = [], []
     for model, row in table.iterrows():
-        rows.append([str(model), *(_with_error(row, name) for name in names)])
-        family, encoder = row["approximation_gap"], row["amortization_gap"]
-        if math.isfinite(family):
-            said.append(f"{model}: {'the family' if family > encoder else 'the encoder'}")
-    count = table.attrs["gap_rows"]
+        rows.append([str(model), *(_with_error(row, name) for name in GAPS)])
+        whole, family, encoder = (row[name] for name in GAPS)
+        if not math.isfinite(family):
+            said.append(f"{model} has no known family")
+        elif whole <= NEGLIGIBLE:
+            said.append(f"{model} has next to none ({_with_error(row, GAPS[0])} nats)")
+        else:
+            owner, part = ("family", GAPS[1]) if family > encoder else ("encoder", GAPS[2])
+            said.append(
+                f"in {model} mostly the {owner}'s ({_with_error(row, part)} of "
+                f"{_with_error(row, GAPS[0])} nats)"
+            )
+    count = min(table.attrs["gap_rows"], table.attrs["num_data"])
     return Section(
         question,
         "no verdict",
-        "Mostly at fault: " + "; ".join(said) + ".",
+        f"On the first {count} rows: " + "; ".join(said) + ".",
         tables=[
             Table(
-                f"Gap on all rows, and its two parts on the first {count}, nats per datum",
+                f"Gap of the first {count} rows = its two parts, nats per datum",
                 ("model", "gap", "family (approximation)", "encoder (amortization)"),
                 rows,
             )
@@ -165,9 +222,18 @@ def _faults(table: pd.DataFrame) -> Section:
     )
 
 
+def _listed(names: Sequence[Any]) -> str:
+    *most, last = map(str, names)
+    return f"{', '.join(most)} and {last}" if most else last
+
+
 def _with_error(row: Any, name: str) -> str:
     value = row[name]
     return with_error(value, row[f"{name}_se"]) if math.isfinite(value) else "–"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.0%}" if math.isfinite(share) else "–"
 
 
 def _whole(value: float) -> str:
