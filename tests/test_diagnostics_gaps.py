@@ -16,8 +16,11 @@ from pyro_vae import distributions, families, guides
 from pyro_vae.bounds import inverse_positive
 from pyro_vae.datasets import linear_gaussian
 from pyro_vae.diagnostics.gaps import inference_gaps as gaps_module
+from pyro_vae.diagnostics.gaps import per_datum_optimum, per_datum_search
 from pyro_vae.diagnostics.gaps.inference_gaps import gap_summary, inference_gaps
-from pyro_vae.diagnostics.gaps.per_datum_start import at_moments
+from pyro_vae.diagnostics.gaps.per_datum_joint import RowsJoint
+from pyro_vae.diagnostics.gaps.per_datum_optimum import draw_log_weights
+from pyro_vae.diagnostics.gaps.per_datum_start import at_moments, has_family
 from pyro_vae.plots.gaps import gap_bars, gaps_per_datum
 
 DIAGONAL, FULL = families.DiagonalNormal, families.FullCovarianceNormal
@@ -132,7 +135,8 @@ def test_encoder_with_a_wrong_mean_has_an_amortization_gap_of_the_closed_form(ma
     assert expected > 1
     assert agrees(gaps.amortization_gap, expected, gaps.amortization_gap_mcse)
     approximation = data.truth.best_diagonal_gap() if make is best_diagonal else 0.0
-    assert agrees(gaps.approximation_gap, approximation, gaps.approximation_gap_mcse)
+    error = np.hypot(gaps.approximation_gap_mcse, gaps.unfinished_mcse)
+    assert agrees(gaps.approximation_gap - gaps.unfinished, approximation, error)
 
 
 def test_encoder_that_ignores_x_has_the_gap_of_its_kl():
@@ -276,6 +280,105 @@ def test_given_evidence_must_be_one_finite_value_for_each_datum(log_evidence):
         inference_gaps(vae, torch.zeros(2, 6), log_evidence=log_evidence)
 
 
+class Correlated:
+    """y = z_0 + c z_1 + noise: the posterior is correlated where c is not 0; x holds y and c."""
+
+    def __init__(self, scale=0.5):
+        self.scale = scale
+
+    def weights(self, x):
+        return torch.stack([torch.ones_like(x[:, 1]), x[:, 1]], dim=1)
+
+    def model(self, x):
+        with pyro.plate("data", len(x), dim=-1):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            y = dist.Normal((z * self.weights(x)).sum(-1), self.scale)
+            pyro.sample("y", y, obs=x[:, 0])
+
+    def guide(self, x):
+        w = self.weights(x)
+        mean = w * (x[:, 0] / (self.scale**2 + w.square().sum(1))).unsqueeze(1)
+        with pyro.plate("data", len(x), dim=-1):
+            scale = (1 + w.square() / self.scale**2).rsqrt()
+            pyro.sample("z", dist.Normal(mean, scale).to_event(1))
+
+    def log_evidence(self, x):
+        variance = self.scale**2 + self.weights(x).square().sum(1)
+        return dist.Normal(0, variance.sqrt()).log_prob(x[:, 0])
+
+
+@pytest.fixture
+def searches(monkeypatch):
+    """Family and number of rows of each search."""
+    found = []
+    search = per_datum_search.best_members
+
+    def best_members(joint, family, start, **options):
+        found.append((type(family), len(start)))
+        return search(joint, family, start, **options)
+
+    monkeypatch.setattr(per_datum_search, "best_members", best_members)
+    return found
+
+
+def test_full_covariance_is_sought_for_the_evidence_of_the_data_that_need_it(searches):
+    x = torch.tensor([[0.5, 0.0], [1.0, 1.5], [-1.0, 0.0], [2.0, 0.0], [-0.7, 1.0]])
+    programs = Correlated()
+    gaps = inference_gaps(programs, x, num_samples=500, num_steps=100)
+    assert searches == [(DIAGONAL, 5), (FULL, 2)]
+    np.testing.assert_allclose(gaps.log_evidence, programs.log_evidence(x), atol=0.01)
+    searches.clear()
+    inference_gaps(programs, x, log_evidence=programs.log_evidence(x), num_samples=50, num_steps=5)
+    assert searches == [(DIAGONAL, 5)]
+
+
+@pytest.mark.parametrize("thorough", [True, False])
+def test_data_far_off_take_others_along_only_in_a_thorough_search(monkeypatch, thorough):
+    data = rotated()
+    guide = exact_full(data.truth)
+    vae = linear_vae(data.truth, guide=guides.PerDatumGuide.from_amortized(guide, data.x))
+    with torch.no_grad():
+        vae.q_z_given_x.table[[1, 4], 0] += 1.5
+        start = vae.q_z_given_x.table.clone()
+    sizes = []
+    ascend = per_datum_optimum._ascend
+
+    def counted(joint, coordinates, far, num_steps):
+        sizes.append(joint.num_data)
+        ascend(joint, coordinates, far, num_steps)
+
+    monkeypatch.setattr(per_datum_optimum, "_ascend", counted)
+    joint = RowsJoint(vae, data.x)
+    found = per_datum_optimum.best_members(joint, FULL(3), start, num_steps=150, thorough=thorough)
+    assert sizes == [6 if thorough else 2, 6]
+    assert bool(found.left.isnan().all()) is not thorough
+    mean = data.truth.posterior(data.x).mean
+    np.testing.assert_allclose(found.table[:, :3], mean.detach(), atol=1e-3)
+
+
+def test_some_rows_are_weighed_as_they_are_among_all():
+    data = rotated()
+    guide = guides.PerDatumGuide.from_amortized(best_diagonal(data.truth), data.x)
+    vae = linear_vae(data.truth, guide=guide)
+    rows = torch.tensor([1, 4])
+    with torch.no_grad():
+        joint, q = RowsJoint(vae, data.x), vae.encode(data.x)
+        torch.manual_seed(0)
+        expected = draw_log_weights(joint, q, 700)[:, rows]
+        with joint.at(rows) as some:
+            torch.manual_seed(0)
+            found = draw_log_weights(some, q, 700, rows=rows)
+    np.testing.assert_allclose(found, expected)
+
+
+def test_khat_of_nan_is_not_trusted(caplog):
+    data = rotated()
+    with caplog.at_level(logging.WARNING):
+        gaps = inference_gaps(linear_vae(data.truth), data.x, num_samples=20, num_steps=2)
+    assert gaps.pareto_khat.isnull().all()
+    assert "or unknown, for 6 of 6 data" in caplog.text
+
+
 def test_unfinished_search_is_told(caplog):
     data = rotated()
     vae = linear_vae(data.truth, guide=best_diagonal(data.truth))
@@ -357,16 +460,46 @@ def test_programs_of_a_users_own_are_served():
     assert agrees(gaps.approximation_gap, truth.best_diagonal_gap(), gaps.approximation_gap_mcse)
 
 
+class Heavy(distributions.DistributionModule):
+    """A guide of a family that nobody knows."""
+
+    event_shape = torch.Size([3])
+
+    def forward(self, x):
+        return dist.StudentT(3.0, torch.zeros(len(x), 3), 1.0).to_event(1)
+
+
 def test_guide_of_an_unknown_family_raises():
-    class Heavy(distributions.DistributionModule):
-        event_shape = torch.Size([3])
-
-        def forward(self, x):
-            return dist.StudentT(3.0, torch.zeros(len(x), 3), 1.0).to_event(1)
-
     vae = linear_vae(rotated().truth, guide=Heavy())
     with pytest.raises(ValueError, match="guide must have a family .* got StudentT"):
         inference_gaps(vae, torch.zeros(2, 6))
+
+
+def test_whether_there_is_a_family_can_be_asked_beforehand():
+    truth = rotated().truth
+
+    class TwoSites:
+        def model(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                u = pyro.sample("u", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+                pyro.sample("y", dist.Normal(z + u, 1.0).to_event(1), obs=x)
+
+        def guide(self, x):
+            with pyro.plate("data", len(x), dim=-1):
+                pyro.sample("z", dist.Normal(x, 1.0).to_event(1))
+                pyro.sample("u", dist.Normal(x, 1.0).to_event(1))
+
+    made = (best_diagonal(truth), exact_full(truth), None, Heavy())
+    *known, unknown = (linear_vae(truth, guide=guide) for guide in made)
+    state = torch.get_rng_state()
+    assert all(has_family(vae, torch.zeros(2, 6)) for vae in known)
+    assert has_family(Correlated(), torch.zeros(2, 2))
+    assert not has_family(unknown, torch.zeros(2, 6))
+    assert not has_family(TwoSites(), torch.zeros(2, 1))
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises((ValueError, RuntimeError)):  # no word about the family
+        has_family(known[0], torch.zeros(2, 5))
 
 
 def test_families_must_be_named_instances():

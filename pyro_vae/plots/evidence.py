@@ -33,10 +33,10 @@ def khat(evidence: Dataset, *, ax: Axes | None = None) -> Axes:
         'k-hat is above 0.70 for 1 of 2 data (S = 5000)'
     """
     axes = axes_or_new(ax, width=6.8, height=3.6)
-    values = np.sort(evidence["pareto_khat"].to_numpy())
-    values = values[np.isfinite(values)]
+    found = evidence["pareto_khat"].to_numpy()
+    values = np.sort(found[np.isfinite(found)])
     threshold = float(evidence.attrs["khat_threshold"])
-    share = (np.arange(len(values)) + 0.5) / max(1, len(values))
+    share = (np.arange(len(values)) + 0.5) / max(1, len(found))  # infinite ones lie beyond
     bad = values > threshold
     axes.plot(100 * share[~bad], values[~bad], ".", color="C0", markersize=4)
     axes.plot(100 * share[bad], values[bad], ".", color="C3", markersize=4)
@@ -56,8 +56,8 @@ def khat(evidence: Dataset, *, ax: Axes | None = None) -> Axes:
     axes.set_ylabel(r"Pareto $\hat k$ of the weights")
     num_samples = evidence.attrs["num_samples"]
     axes.set_title(
-        f"k-hat is above {threshold:.2f} for {bad.sum()} of {len(values)} data "
-        f"(S = {num_samples})",
+        f"k-hat is above {threshold:.2f} for {bad.sum() + np.isposinf(found).sum()} of "
+        f"{len(found)} data (S = {num_samples})",
         loc="left",
         fontsize="medium",
     )

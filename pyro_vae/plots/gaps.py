@@ -214,7 +214,8 @@ def _doubtful(gaps: xr.Dataset) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
         surely = gaps["unfinished"] - 3 * gaps["unfinished_mcse"]
         doubtful |= surely.to_numpy() > gaps.attrs.get("unfinished_tolerance", 0.05)
     if "pareto_khat" in gaps:
-        doubtful |= gaps["pareto_khat"].to_numpy() > gaps.attrs.get("khat_threshold", 0.7)
+        threshold = gaps.attrs.get("khat_threshold", 0.7)
+        doubtful |= ~(gaps["pareto_khat"].to_numpy() <= threshold)  # unknown is not trusted
     return doubtful
 
 

@@ -64,7 +64,10 @@ def log_prob_of(name: str, site: Any, num_data: int, enumerated: Container[int])
                 f"or one in each of its plates, {plates}; got {tuple(log_prob.shape)}. Move "
                 "dependent dimensions into the event with .to_event()."
             )
-    return log_prob.expand(torch.broadcast_shapes(log_prob.shape, plate_shape(plates)))
+    shape = plate_shape(plates)
+    if log_prob.shape == shape:  # as nearly always: broadcast_shapes takes longer than a small net
+        return log_prob
+    return log_prob.expand(torch.broadcast_shapes(log_prob.shape, shape))
 
 
 def scored_sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:

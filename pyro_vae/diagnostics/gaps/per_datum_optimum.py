@@ -4,14 +4,16 @@ import copy
 import math
 from typing import Any, NamedTuple
 
+import pyro
 import torch
 from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.families import Family, FullCovarianceNormal
-from pyro_vae.traces import CHUNK_SIZE, JointDensity
+from pyro_vae.traces import CHUNK_SIZE
 
 from .per_datum_coordinates import Coordinates, NormalCoordinates, TableCoordinates
+from .per_datum_joint import RowsJoint
 
 __all__ = ["Optimum", "best_members", "draw_log_weights"]
 
@@ -57,7 +59,9 @@ class Optimum(NamedTuple):
         return q
 
 
-def best_members(joint: JointDensity, family: Family, start: Tensor, *, num_steps: int) -> Optimum:
+def best_members(
+    joint: RowsJoint, family: Family, start: Tensor, *, num_steps: int, thorough: bool = True
+) -> Optimum:
     r"""Maximize each datum's ELBO over the parameters of its own q, with the model as it is.
 
     Adam on antithetic pairs of draws, with a decaying step size and the average of the last
@@ -76,6 +80,8 @@ def best_members(joint: JointDensity, family: Family, start: Tensor, *, num_step
         family: Unconstrained parameters to a distribution over z.
         start: Parameters where each datum starts, ``(N, num_params)``.
         num_steps: Number of steps; a full covariance that starts far off takes them twice.
+        thorough: Whether to find out what is left to gain, which is NaN if not, and whether one
+            datum far off has all of them take the steps twice.
 
     References:
         Roeder, Wu and Duvenaud (2017), Sticking the landing, section 3.
@@ -85,45 +91,57 @@ def best_members(joint: JointDensity, family: Family, start: Tensor, *, num_step
     """
     family = copy.deepcopy(family).to(start).requires_grad_(True)  # noqa: FBT003
     coordinates: Coordinates = TableCoordinates(family, start)
-    with torch.enable_grad():
+    # The runs behind ``joint`` have validated x and parameters.
+    with torch.enable_grad(), pyro.validation_enabled(False):  # noqa: FBT003
         coordinates.renew()
         slopes = coordinates.slopes(_gradients(joint, coordinates, GROUPS))[0]
         far = slopes.abs().amax(-1, keepdim=True) > FAR
         if isinstance(family, FullCovarianceNormal):
-            if far.any():
-                _ascend(joint, coordinates, far, num_steps)
-            coordinates = NormalCoordinates(family, coordinates.table())
+            table = coordinates.table()
+            twice = far | (far.any() & thorough)
+            rows = twice.squeeze(-1).nonzero().squeeze(-1)
+            if len(rows):
+                with joint.at(rows) as some:
+                    nearer = TableCoordinates(family, table[rows])
+                    _ascend(some, nearer, far[rows], num_steps)
+                table = table.index_copy(0, rows, nearer.table())
+            coordinates = NormalCoordinates(family, table)
             far = torch.zeros_like(far)
         _ascend(joint, coordinates, far, num_steps)
-        left, left_mcse = _left_to_gain(joint, coordinates)
+        if thorough:
+            left, left_mcse = _left_to_gain(joint, coordinates)
+        else:
+            left = left_mcse = start.new_full((len(start),), math.nan)
     family.requires_grad_(False)  # noqa: FBT003
     return Optimum(family, coordinates.table(), left, left_mcse)
 
 
-def draw_log_weights(joint: JointDensity, q: Any, num_samples: int) -> Tensor:
-    r"""Log weights :math:`\log p(x, z_s) - \log q(z_s)` of draws from q, ``(S, N)``.
+def draw_log_weights(
+    joint: RowsJoint, q: Any, num_samples: int, *, rows: Tensor | None = None
+) -> Tensor:
+    r"""Log weights :math:`\log p(x, z_s) - \log q(z_s)` of draws from q, ``(S, n)``.
 
     Normal distributions of one shape draw the same noise from the same random state.
 
     Args:
-        joint: Log p(x, z) at the data.
+        joint: Log p(x, z) at the data, or at ``rows`` of them.
         q: Distributions over z, batch ``(N,)``.
         num_samples: Number S of draws for each datum.
+        rows: Numbers of the n rows to weigh; the noise is that of all N.
     """
-    at_a_time = max(1, CHUNK_SIZE // joint.num_data)
+    at_a_time = max(1, CHUNK_SIZE // q.batch_shape[0])
     found = []
     for start in range(0, num_samples, at_a_time):
         z = q.rsample((min(at_a_time, num_samples - start),))
-        found.append(_log_joint(joint, z).double() - q.log_prob(z).double())
+        log_q = q.log_prob(z)
+        if rows is not None:
+            z, log_q = z[:, rows], log_q[:, rows]
+        with pyro.validation_enabled(False):  # noqa: FBT003
+            found.append(joint(z).double() - log_q.double())
     return torch.cat(found)
 
 
-def _log_joint(joint: JointDensity, z: Tensor) -> Tensor:
-    log_prior, log_likelihood = joint(z)
-    return log_prior + log_likelihood
-
-
-def _ascend(joint: JointDensity, coordinates: Coordinates, far: Tensor, num_steps: int) -> None:
+def _ascend(joint: RowsJoint, coordinates: Coordinates, far: Tensor, num_steps: int) -> None:
     """Move to the average of the last quarter of the iterates."""
     leaves = coordinates.leaves
     averages = [torch.zeros_like(leaf) for leaf in leaves]
@@ -146,7 +164,7 @@ def _ascend(joint: JointDensity, coordinates: Coordinates, far: Tensor, num_step
             leaf.copy_(average)
 
 
-def _gradients(joint: JointDensity, coordinates: Coordinates, num_pairs: int) -> list[Tensor]:
+def _gradients(joint: RowsJoint, coordinates: Coordinates, num_pairs: int) -> list[Tensor]:
     """Gradients of the ELBO, averaged over draws and summed over data: rows do not mix."""
     q = coordinates.q()
     base = q.base_dist if isinstance(q, dist.TransformedDistribution) else q
@@ -159,11 +177,11 @@ def _gradients(joint: JointDensity, coordinates: Coordinates, num_pairs: int) ->
         for transform in q.transforms:
             before, z = z, transform(z)
             log_q = log_q - transform.log_abs_det_jacobian(before, z)
-    elbo = (_log_joint(joint, z) - log_q).mean(0).sum()
+    elbo = (joint(z) - log_q).mean(0).sum()
     return list(torch.autograd.grad(elbo, coordinates.leaves, materialize_grads=True))
 
 
-def _left_to_gain(joint: JointDensity, coordinates: Coordinates) -> tuple[Tensor, Tensor]:
+def _left_to_gain(joint: RowsJoint, coordinates: Coordinates) -> tuple[Tensor, Tensor]:
     """Half the squared slopes of each datum's own parameters, and the jackknife error of that."""
     coordinates.renew()
     num_own = 2 if isinstance(coordinates, NormalCoordinates) else 1

@@ -6,10 +6,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.diagnostics.evidence.pareto import khat_threshold, pareto_khat, untrusted
 from pyro_vae.families import Family, FullCovarianceNormal
 from pyro_vae.seeding import seeded
-from pyro_vae.traces import JointDensity, Programs, latent_site
+from pyro_vae.traces import Programs, latent_site
 
+from .per_datum_joint import RowsJoint
 from .per_datum_optimum import best_members, draw_log_weights
 from .per_datum_start import Start, at_moments, embedded, start_of
 
@@ -17,6 +19,10 @@ __all__ = ["Member", "PerDatumSearch"]
 
 CHOOSING_DRAWS = 200
 """Draws that tell whether an optimized q is better than where it started."""
+
+LARGE_VARIANCE = 0.5
+"""Variance of log weights, in square nats, from which on the evidence asks for a better q. Of few
+draws it is a surer sign than k-hat, which misses tails of k = 0.8 with a variance of 1.5."""
 
 
 class Member(NamedTuple):
@@ -60,7 +66,7 @@ class PerDatumSearch:
         self._num_samples, self._num_steps = num_samples, num_steps
         self._device = x.device
         self._q = latent_site(programs, x).q
-        self._joint = JointDensity(programs, x)
+        self._joint = RowsJoint(programs, x)
         guide = getattr(programs, "q_z_given_x", None)
         start = start_of(guide, x, self._q)
         # x has a noise of its own; each purpose has one of that.
@@ -91,19 +97,44 @@ class PerDatumSearch:
             return self._searched(at_moments(family, own.q), name, before=None)
         return self._searched(start, name, before=own)
 
-    def proposal(self, members: Sequence[Member]) -> Member:
-        """For each datum the one whose log weights vary least: to draw from for the evidence.
+    def proposal_log_weights(self, members: Sequence[Member]) -> Tensor:
+        """Log weights for the evidence, ``(S, N)``: of the member whose log weights vary least.
 
-        It is sought in the full covariance too where none of the members has it.
+        A full covariance is sought for the data whose weights vary too much, or have too heavy a
+        tail, with all of the members. To choose by the draws of the evaluation would bias them, so
+        it is done by other draws.
         """
-        k = self._q.event_shape[0]
-        if k > 1 and not any(isinstance(m.start.family, FullCovarianceNormal) for m in members):
-            members = [*members, self.best_in(FullCovarianceNormal(k), "evidence")]
-        chosen = members[0]
+        chosen, choosing = members[0].log_weights, members[0].choosing
         for member in members[1:]:
-            keeps = chosen.choosing.var(0) <= member.choosing.var(0)
-            chosen = _merged(keeps, chosen, member)
+            keeps = choosing.var(0) <= member.choosing.var(0)
+            chosen = torch.where(keeps, chosen, member.log_weights)
+            choosing = torch.where(keeps, choosing, member.choosing)
+        k = self._q.event_shape[0]
+        if k == 1 or any(isinstance(m.start.family, FullCovarianceNormal) for m in members):
+            return chosen
+        heavy = untrusted(pareto_khat(choosing), khat_threshold(len(choosing)))
+        rows = (heavy | untrusted(choosing.var(0), LARGE_VARIANCE)).nonzero().squeeze(-1)
+        if len(rows):
+            full, full_choosing = self._full_log_weights(rows, k)
+            better = full_choosing.var(0) < choosing[:, rows].var(0)
+            chosen = chosen.index_copy(1, rows, torch.where(better, full, chosen[:, rows]))
         return chosen
+
+    def _full_log_weights(self, rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        """Of the best full covariance for some rows, at the noise of all: evaluated, to choose."""
+        own, family = self.best(), FullCovarianceNormal(k)
+        start = embedded(family, own.start) or at_moments(family, own.q)
+        with self._joint.at(rows) as joint:
+            with seeded(self._seed, "search", "evidence", device=self._device):
+                found = best_members(
+                    joint,
+                    family,
+                    start.table[rows],
+                    num_steps=max(1, self._num_steps // 2),
+                    thorough=False,
+                )
+            q = found.family(start.table.index_copy(0, rows, found.table))
+            return self._log_weights(joint, q, rows=rows)
 
     def _searched(self, start: Start, name: str, *, before: Member | None) -> Member:
         with seeded(self._seed, "search", name, device=self._device):
@@ -121,12 +152,18 @@ class PerDatumSearch:
         return merged
 
     def _member(self, start: Start, q: Any) -> Member:
-        with seeded(self._seed, "evaluation", device=self._device):
-            log_weights = draw_log_weights(self._joint, q, self._num_samples)
-        with seeded(self._seed, "choice", device=self._device):
-            choosing = draw_log_weights(self._joint, q, CHOOSING_DRAWS)
+        log_weights, choosing = self._log_weights(self._joint, q)
         nothing = torch.zeros_like(log_weights[0])
         return Member(start, q, log_weights, choosing, nothing, nothing)
+
+    def _log_weights(
+        self, joint: RowsJoint, q: Any, *, rows: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """At the draws of the evaluation, and at those to choose by."""
+        with seeded(self._seed, "evaluation", device=self._device):
+            log_weights = draw_log_weights(joint, q, self._num_samples, rows=rows)
+        with seeded(self._seed, "choice", device=self._device):
+            return log_weights, draw_log_weights(joint, q, CHOOSING_DRAWS, rows=rows)
 
 
 def _merged(keeps: Tensor, before: Member, after: Member) -> Member:

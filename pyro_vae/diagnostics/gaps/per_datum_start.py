@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.evaluation import evaluating
 from pyro_vae.families import (
     DiagonalNormal,
     Family,
@@ -15,8 +16,9 @@ from pyro_vae.families import (
     LowRankNormal,
 )
 from pyro_vae.families.normal import fill_triangle
+from pyro_vae.traces import Programs, Runs, latent_site
 
-__all__ = ["Start", "at_moments", "embedded", "full_params", "start_of"]
+__all__ = ["Start", "at_moments", "embedded", "full_params", "has_family", "start_of"]
 
 MIN_SCALE, MAX_SCALE = 1e-4, 1e3
 """Those of a new family; wider only where a guide's scales lie beyond them."""
@@ -36,6 +38,30 @@ class Start(NamedTuple):
     table: Tensor
 
 
+def has_family(programs: Programs, x: Tensor) -> bool:
+    """Whether the gap can be divided: a better q can be sought in a family of the guide's.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype; a few rows do.
+
+    Raises:
+        ValueError: If the programs do not run on x as model and guide of one another.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> has_family(pv.gaussian_vae(features=3, latent_dim=2), torch.zeros(2, 3))
+        True
+    """
+    with evaluating(programs, 0, "has_family", device=x.device):
+        Runs(programs, x)  # its errors are not about the family
+        try:
+            q = latent_site(programs, x).q
+        except ValueError:  # not one real vector for each datum
+            return False
+        return _known_start(getattr(programs, "q_z_given_x", None), x, q) is not None
+
+
 def start_of(guide: Any, x: Tensor, q: Any) -> Start:
     """The guide's answer as a member of the guide's family.
 
@@ -50,30 +76,14 @@ def start_of(guide: Any, x: Tensor, q: Any) -> Start:
     Raises:
         ValueError: If nobody knows the family.
     """
-    family = getattr(guide, "family", None)
-    if family is not None and hasattr(guide, "params"):
-        return Start(family, guide.params(x).detach())
-    plain = q.base_dist if isinstance(q, torch.distributions.Independent) else q
-    k = q.event_shape[0]
-    if isinstance(plain, torch.distributions.Normal):
-        family = DiagonalNormal(k, **_bounds(plain.scale))
-    elif isinstance(plain, torch.distributions.LowRankMultivariateNormal):
-        scale = plain.cov_diag.sqrt()
-        rank = plain.cov_factor.shape[-1]
-        if rank <= k:
-            family = LowRankNormal(k, rank, **_bounds(scale))
-            factor = (plain.cov_factor / scale.unsqueeze(-1)).flatten(-2)
-            return Start(family, torch.cat([plain.loc, _raw(scale, family), factor], dim=-1))
-    elif isinstance(plain, torch.distributions.MultivariateNormal):
-        scale = plain.scale_tril.diagonal(dim1=-2, dim2=-1)
-        family = FullCovarianceNormal(k, **_bounds(scale))
-    if family is None:
+    start = _known_start(guide, x, q)
+    if start is None:
         raise ValueError(
             "guide must have a family in which a better q(z|x) can be sought: a normal "
             "distribution over real vectors, or a guide with the attribute family, as "
-            f"guides.AmortizedGuide(family, encoder) has; got {type(plain).__name__}."
+            f"guides.AmortizedGuide(family, encoder) has; got {type(_plain(q)).__name__}."
         )
-    return at_moments(family, q)
+    return start
 
 
 def embedded(family: Family, smaller: Start) -> Start | None:
@@ -133,6 +143,31 @@ def full_params(family: FullCovarianceNormal, mean: Tensor, tril: Tensor) -> Ten
     values = mean.new_zeros(*mean.shape[:-1], len(numbers))
     values[..., fill_triangle(numbers, k)[rows, columns]] = square[..., rows, columns]
     return torch.cat([mean, values], dim=-1)
+
+
+def _known_start(guide: Any, x: Tensor, q: Any) -> Start | None:
+    family = getattr(guide, "family", None)
+    if family is not None and hasattr(guide, "params"):
+        return Start(family, guide.params(x).detach())
+    plain = _plain(q)
+    k = q.event_shape[0]
+    if isinstance(plain, torch.distributions.Normal):
+        family = DiagonalNormal(k, **_bounds(plain.scale))
+    elif isinstance(plain, torch.distributions.LowRankMultivariateNormal):
+        scale = plain.cov_diag.sqrt()
+        rank = plain.cov_factor.shape[-1]
+        if rank <= k:
+            family = LowRankNormal(k, rank, **_bounds(scale))
+            factor = (plain.cov_factor / scale.unsqueeze(-1)).flatten(-2)
+            return Start(family, torch.cat([plain.loc, _raw(scale, family), factor], dim=-1))
+    elif isinstance(plain, torch.distributions.MultivariateNormal):
+        scale = plain.scale_tril.diagonal(dim1=-2, dim2=-1)
+        family = FullCovarianceNormal(k, **_bounds(scale))
+    return None if family is None else at_moments(family, q)
+
+
+def _plain(q: Any) -> Any:
+    return q.base_dist if isinstance(q, torch.distributions.Independent) else q
 
 
 def _moments(q: Any) -> tuple[Tensor, Tensor]:

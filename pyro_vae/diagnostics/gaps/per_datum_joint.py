@@ -1,0 +1,54 @@
+"""Log p(x, z) at the data of a search, or at some of them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor
+
+from pyro_vae.rows import at_rows, per_datum_parts
+from pyro_vae.seeding import seeded
+from pyro_vae.traces import JointDensity, Programs
+
+__all__ = ["RowsJoint"]
+
+
+class RowsJoint:
+    r"""Log p(x, z) as a function of z, for all data or, inside :meth:`at`, for some of them.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+
+    Attributes:
+        num_data: Number N of data.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> joint = RowsJoint(vae, torch.zeros(5, 3))
+        >>> with joint.at(torch.tensor([4, 1])) as two:
+        ...     two(torch.zeros(7, 2, 2)).shape
+        torch.Size([7, 2])
+    """
+
+    def __init__(self, programs: Programs, x: Tensor) -> None:
+        self._programs, self._x = programs, x
+        self._density = JointDensity(programs, x)
+        self.num_data = len(x)
+        # What it finds out at its first use takes noise, which must not come from an evaluation's.
+        with seeded(0, "joint", device=x.device):
+            self._density.guide_draws(1)
+
+    def __call__(self, z: Tensor) -> Tensor:
+        """Log p(x, z), ``(R, N)``, in nats, at z of shape ``(R, N, k)``."""
+        log_prior, log_likelihood = self._density(z)
+        return log_prior + log_likelihood
+
+    @contextmanager
+    def at(self, index: Tensor) -> Iterator["RowsJoint"]:
+        """The same for the rows of these numbers, ascending, while the block lasts."""
+        if len(index) == self.num_data:
+            yield self
+            return
+        with at_rows(per_datum_parts(self._programs), index):
+            yield RowsJoint(self._programs, self._x[index])
