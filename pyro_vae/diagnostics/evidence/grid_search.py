@@ -11,11 +11,15 @@ from .warped_joint import WarpedJoint
 
 __all__ = ["GridSearch"]
 
-COARSEST = {1: 1 / 32, 2: 1 / 8}
+COARSEST = {1: 1 / 512, 2: 1 / 8}
 """First spacing in w, of which the prior's standard deviation is about 1, by dimension."""
 
 WINDOW = 3.0
-"""Half-width in w of the first grid, 10 standard deviations; it grows wherever there is mass."""
+"""Half-width in w of the first grid, 10 standard deviations, unless a component of the prior lies
+farther out; it grows wherever there is mass."""
+
+GROWTH = {1: 1 / 8, 2: 1 / 2}
+"""How far in w around a point with mass the first grid grows at once, by dimension."""
 
 FARTHEST = 80.0
 """Where no proper posterior has mass left: a factor of 10^34 in u."""
@@ -30,8 +34,9 @@ class GridSearch:
 
     A point's cell is halved as long as the density may come within ``margin`` of its maximum
     there, judged by first and second differences; and the grid grows until all around it the
-    density is below that. Local maxima are also sought from draws of guide and prior, so that a
-    peak between the points of a coarse grid is not passed over.
+    density is below that. Local maxima are also sought from draws of guide and prior and, of a
+    mixture prior, from its components, so that a peak between the points of a coarse grid is not
+    passed over.
 
     Args:
         density: The density.
@@ -55,10 +60,13 @@ class GridSearch:
         self.lattice = Lattice(density.num_dims, density.center.device)
         self.spacing = COARSEST[density.num_dims]
         self.full = torch.zeros(density.num_data, dtype=torch.bool, device=self.lattice.device)
-        self._peaks, self._peak_values = self._climbed()
+        peaks = zip(self._climbed(), density.component_points(), strict=True)
+        self._peaks, self._peak_values = (torch.cat(parts) for parts in peaks)
         self.best = self._peak_values.amax(0)
-        box = self.lattice.box(density.num_data, round(WINDOW / self.spacing))
-        self._fill(box, radius=4)
+        window = min(max(WINDOW, density.reach), FARTHEST)
+        box = self.lattice.box(density.num_data, math.ceil(window / self.spacing))
+        codes = torch.cat([box, self._around_peaks(~self.full)]).unique()
+        self._fill(codes, radius=round(GROWTH[density.num_dims] / self.spacing))
 
     @property
     def points(self) -> tuple[Tensor, Tensor]:
@@ -153,6 +161,7 @@ class GridSearch:
                     "p(x, z) must be integrable over z; got a density that does not fall off at "
                     f"{FARTHEST:.0f} powers of e from the prior's median."
                 )
+            alive = self.lattice.lonely(alive, radius, self.codes)
             new = self._allowed(
                 self.lattice.without(self.lattice.around(alive, radius), self.codes)
             )
@@ -210,8 +219,7 @@ class GridSearch:
 
     def _climbed(self) -> tuple[Tensor, Tensor]:
         """Local maxima by a pattern search: no gradient, so that kinks do not matter."""
-        places, values = self.density.starts(STARTS)
-        stride = torch.full_like(values, 0.25)
+        places, values, stride = self.density.starts(STARTS)
         eye = torch.eye(self.density.num_dims, dtype=places.dtype, device=places.device)
         moves = torch.cat([eye, -eye])
         for _ in range(CLIMBING_STEPS):

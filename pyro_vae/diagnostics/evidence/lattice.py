@@ -58,6 +58,16 @@ class Lattice:
         """The points, and all within ``radius`` of one of them in each coordinate."""
         return (codes.unsqueeze(1) + self._offsets(radius)).flatten().unique()
 
+    def lonely(self, codes: Tensor, radius: int, known: Tensor) -> Tensor:
+        """Those of which the next or the farthest point within ``radius`` may not be known.
+
+        With one coordinate, where the rest are needless to surround; with two, all of them.
+        """
+        if self.num_dims > 1:
+            return codes
+        around = torch.stack([codes + offset for offset in (-radius, -1, 1, radius)])
+        return codes[(known[_place(known, around)] != around).any(0)]
+
     def halved(self, codes: Tensor) -> Tensor:
         """The points and their neighbors on the lattice with half the spacing."""
         owner, index = self.coordinates(codes)
