@@ -28,10 +28,10 @@ def diagnose(options: Namespace) -> int:
     out = page_path(options.out, run.file("diagnosis.html"))
     train, held_out = load(config)
     x: Any = held_out.x.reshape(-1, *vae.event_shape)
-    what = f"{len(held_out)} held-out rows"
+    name = "held-out rows"
     if options.file is not None:
         x = _rows_of(options.file, config, vae)
-        what = f"{len(x)} rows of {options.file}"
+        name = f"rows of {options.file}"
     about = heading(config["model"], train, held_out)
     found = diagnose_vae(
         vae,
@@ -43,11 +43,12 @@ def diagnose(options: Namespace) -> int:
         seed=options.seed,
         quick=options.quick,
         title=f"Diagnosis of {run.path.name or run.path}",
-        facts={"run": str(run.path), "data": about[0], "model": about[1], "rows": what},
+        facts={"run": str(run.path), "data": about[0], "model": about[1]},
+        name=name,
         tell=_tell if sys.stderr.isatty() else None,
     )
     found.html(out)
-    print("\n".join([*about, f"diagnosed on {what}", "", str(found), ""]))
+    print("\n".join([*about, f"diagnosed on {found.facts['diagnosed']}", "", str(found), ""]))
     print(f"thresholds, tables and pictures are in {out}")
     return 1 if found.has_failed else 0
 
@@ -68,9 +69,21 @@ def page_path(wanted: str | None, usual: Path) -> Path:
 
 
 def history_of(run: RunDirectory) -> pd.DataFrame | None:
-    """The history of a run; None if its fit did not get so far."""
+    """The history of a run; None if its fit did not get so far.
+
+    Raises:
+        ValueError: If the file holds no table.
+    """
     path = run.file("history.csv")
-    return pd.read_csv(path) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return pd.read_csv(path)
+    except ValueError as error:  # pandas has its own kinds, which do not tell the path
+        raise ValueError(
+            f"history must be a table; got {path}, which is none: {error} Delete the file to "
+            "diagnose without a history, or fit again."
+        ) from error
 
 
 def _rows_of(file: str, config: Mapping[str, Any], vae: VAE) -> Tensor:

@@ -36,26 +36,20 @@ def convergence(study: Study, question: str) -> Section:
     window = max(FEWEST_EPOCHS, round(WINDOW * len(history)))
     training = trend(history, window=window)
     slope, error = float(training["slope"]), float(training["slope_se"])
-    gain, spread = float(training["gain"]), float(history["elbo_se"].iloc[-1])
-    measures = [
-        Measure(
-            f"ELBO gained over the last {window} epochs",
-            gain,
-            error * (window - 1),
-            NATS,
-            f"at most {spread:.2g}, the error of the ELBO over data, unless flat",
-        ),
-        Measure("slope", slope, error, "nats per epoch"),
-    ]
+    said, spread = training.attrs["verdict"], float(history["elbo_se"].iloc[-1])
+    measures = [_gain(training, window, spread), Measure("slope", slope, error, "nats per epoch")]
+    gain = measures[0].value
     verdict, next_step = "good", ""
-    sentence = f"The ELBO of the training rows is {training.attrs['verdict']}."
-    if training.attrs["verdict"] == "rising":
+    sentence = f"The ELBO of the training rows is {said}."
+    if said.startswith("rising"):
         if gain > spread:
             verdict = "doubtful"
             next_step = "Train longer: more epochs, or resume the fit."
-        else:
+        elif said == "rising":
             sentence = "The ELBO still rises, by less than its error over data."
-    elif training.attrs["verdict"] == "falling":
+        else:
+            sentence += " As many epochs more would gain less than its error over data."
+    elif said == "falling":
         verdict = "bad"
         next_step = (
             "A smaller learning rate, or --clip-norm: the steps lead away from the optimum."
@@ -68,9 +62,8 @@ def convergence(study: Study, question: str) -> Section:
             verdict = "doubtful" if verdict == "good" else verdict
             sentence += " On validation rows it falls: the fit learns its rows by heart."
             next_step = "Stop earlier (--patience), or take smaller networks."
-    rows = study.x if study.train is None else study.train
     gradients = gradient_signal_to_noise(
-        study.vae, rows, num_draws=study.size(100, 20), seed=study.seed
+        study.vae, study.codes, num_draws=study.size(100, 20), seed=study.seed
     )
     ratio = float(gradients["snr"].median())
     measures.append(
@@ -86,6 +79,7 @@ def convergence(study: Study, question: str) -> Section:
         sentence,
         measures,
         next_step,
+        [f"The gradient is computed {study.on_codes()}."],
         tables=[_table(gradients)],
         pictures=[
             Picture(
@@ -99,6 +93,20 @@ def convergence(study: Study, question: str) -> Section:
             ),
         ],
     )
+
+
+def _gain(training: xr.Dataset, window: int, spread: float) -> Measure:
+    """What decides: the gain of the window, or what its last pace would bring in another one."""
+    said, steps = training.attrs["verdict"], window - 1
+    wanted = f"at most {spread:.2g}, the error of the ELBO over data"
+    if said == "rising, leveling off":
+        pace, error = float(training["late_slope"]), float(training["late_slope_se"])
+        name = f"ELBO that {window} epochs more would gain at the last pace"
+        return Measure(name, pace * steps, error * steps, NATS, wanted)
+    wanted = {"flat": "0, which it is up to its error", "falling": "not below 0"}.get(said, wanted)
+    name = f"ELBO gained over the last {window} epochs"
+    error = float(training["slope_se"]) * steps
+    return Measure(name, float(training["gain"]), error, NATS, wanted)
 
 
 def _on_new_rows(study: Study, window: int) -> xr.Dataset | None:

@@ -19,6 +19,13 @@ __all__ = ["features", "statistics"]
 
 LEVEL = 0.05
 
+OF_MEANS = "standard deviation of row means"
+
+GRAY = (
+    "A Bernoulli likelihood draws zeros and ones, and x has values between: binarize x, or take "
+    "--likelihood continuous_bernoulli."
+)
+
 SMALL = 0.05
 """Deviation that is small even where it is certain: of a mean in standard deviations of x, of a
 standard deviation relatively, of a share absolutely."""
@@ -30,6 +37,17 @@ FEW, MANY = 0.05, 0.3
 
 SHOWN = 8
 
+FEWEST_FOR_MEANS = 3
+"""Rows from which on the standard deviation of their means says anything."""
+
+
+class _AtMost(Measure):
+    """A figure that may be smaller than so many draws can show."""
+
+    @property
+    def text(self) -> str:
+        return f"≤ {super().text}"
+
 
 def statistics(study: Study, question: str) -> Section:
     """Mean, spread and extremes of the data against data sets drawn from the model."""
@@ -39,15 +57,15 @@ def statistics(study: Study, question: str) -> Section:
     )
     count = found.sizes["statistic"]
     adjusted = np.minimum(1.0, count * found["p_value_two_sided"].to_numpy())
+    least = count * 2 / (found.sizes["simulation"] + 1)
     deviation = _deviations(found, study.x)
-    wrong = adjusted < LEVEL
+    wrong, small = adjusted < LEVEL, f"at most {SMALL:g}"
     measures = [
-        Measure(
-            "smallest p-value, for all statistics together",
-            float(adjusted.min()),
-            wanted=f"at least {LEVEL:g}",
-        ),
-        Measure("largest deviation", float(deviation.max()), wanted=f"at most {SMALL:g}"),
+        _p_value(float(adjusted.min()), least, found.sizes["simulation"]),
+        # A deviation that chance explains is held against nothing.
+        Measure("largest deviation that is certain", float(deviation[wrong].max()), wanted=small)
+        if wrong.any()
+        else Measure("largest deviation, which chance explains", float(deviation.max())),
     ]
     names = [str(name) for name in found["statistic"].values]
     if not wrong.any():
@@ -64,18 +82,15 @@ def statistics(study: Study, question: str) -> Section:
             if is_small
             else f" That of “{worst}” is large."
         )
-        next_step = (
-            "Look at the likelihood first: values beyond the data's bounds call for one with that "
-            "support (beta, continuous_bernoulli, poisson, ...), a wrong spread for a variance "
-            "per feature (--variance-per-feature) or of z (--variance-of-z)."
-        )
+        next_step = _advice(study)
     return Section(
         question,
         verdict,
         sentence,
         measures,
         next_step,
-        tables=[_statistics_table(found, adjusted)],
+        [f"Computed {study.on_rows()}."],
+        tables=[_statistics_table(found, adjusted, least)],
         pictures=[
             shown(
                 predictive_check(found),
@@ -109,9 +124,14 @@ def features(study: Study, question: str) -> Section:
     next_step = (
         ""
         if verdict == "good"
+        else GRAY
+        if study.is_no_density
         else "Look at the histograms of the worst features beside draws from the model: mass at "
         "a bound, skewness or several peaks ask for another likelihood."
     )
+    remarks = [f"Computed {study.on_rows()}."]
+    if count < num_features:
+        remarks.append(f"{count} of {num_features} features, evenly spaced.")
     return Section(
         question,
         verdict,
@@ -124,7 +144,7 @@ def features(study: Study, question: str) -> Section:
             )
         ],
         next_step,
-        [f"{count} of {num_features} features, evenly spaced."] if count < num_features else [],
+        remarks,
         tables=[_features_table(found, study)],
         pictures=[
             shown(
@@ -138,24 +158,48 @@ def features(study: Study, question: str) -> Section:
 
 def _chosen(x: Tensor) -> dict[str, Callable[[Tensor], Tensor]]:
     low, high = x.min(), x.max()
-    return {
-        "mean": lambda x: x.double().mean(),
-        "standard deviation": lambda x: x.double().std(),
-        "standard deviation of row means": lambda x: x.double().reshape(len(x), -1).mean(1).std(),
-        "share at or below the smallest value": lambda x: (x <= low).double().mean(),
-        "share at or above the largest value": lambda x: (x >= high).double().mean(),
-    }
+    chosen: dict[str, Callable[[Tensor], Tensor]] = {"mean": lambda x: x.double().mean()}
+    if x.numel() > 1:
+        chosen["standard deviation"] = lambda x: x.double().std()
+    if len(x) >= FEWEST_FOR_MEANS:
+        chosen[OF_MEANS] = lambda x: x.double().reshape(len(x), -1).mean(1).std()
+    chosen["share at or below the smallest value"] = lambda x: (x <= low).double().mean()
+    chosen["share at or above the largest value"] = lambda x: (x >= high).double().mean()
+    return chosen
+
+
+def _p_value(smallest: float, least: float, num_draws: int) -> Measure:
+    name, wanted = "smallest p-value, for all statistics together", f"at least {LEVEL:g}"
+    if smallest > least * (1 + 1e-9):
+        return Measure(name, smallest, wanted=wanted)
+    return _AtMost(name, smallest, wanted=f"{wanted}; the least that {num_draws} draws can show")
+
+
+def _advice(study: Study) -> str:
+    if study.is_no_density:
+        return GRAY
+    return (
+        "Look at the likelihood first: values beyond the data's bounds call for one with that "
+        "support (beta, continuous_bernoulli, poisson, ...), a wrong spread for a variance per "
+        "feature (--variance-per-feature) or of z (--variance-of-z)."
+    )
 
 
 def _deviations(found: xr.Dataset, x: Tensor) -> np.ndarray:
     observed = found["observed"].to_numpy()
     replicated = found["replicated"].mean("simulation").to_numpy()
-    spread = float(x.double().std()) or 1.0
-    scale = np.array([spread, spread, max(abs(observed[2]), 1e-12 * spread), 1.0, 1.0])
-    return np.abs(observed - replicated) / scale
+    spread = (float(x.double().std()) if x.numel() > 1 else 0.0) or 1.0
+    scales = {"mean": spread, "standard deviation": spread}
+    found_names = [str(name) for name in found["statistic"].values]
+    if OF_MEANS in found_names:
+        at = found_names.index(OF_MEANS)
+        scales[OF_MEANS] = max(abs(float(observed[at])), 1e-12 * spread)
+    scale = np.array([scales.get(name, 1.0) for name in found_names])
+    deviations: np.ndarray = np.abs(observed - replicated) / scale
+    return deviations
 
 
-def _statistics_table(found: xr.Dataset, adjusted: np.ndarray) -> Table:
+def _statistics_table(found: xr.Dataset, adjusted: np.ndarray, least: float) -> Table:
     rows = []
     for index, name in enumerate(found["statistic"].values):
         draws = found["replicated"].isel(statistic=index).to_numpy()
@@ -165,7 +209,7 @@ def _statistics_table(found: xr.Dataset, adjusted: np.ndarray) -> Table:
                 f"{float(found['observed'][index]):.4g}",
                 with_error(draws.mean(), draws.std(ddof=1)),
                 f"{float(found['p_value'][index]):.3f}",
-                f"{adjusted[index]:.3f}",
+                f"{'≤ ' if adjusted[index] <= least * (1 + 1e-9) else ''}{adjusted[index]:.3f}",
             ]
         )
     columns = ("statistic", "observed", "of drawn data, ± sd", "P(T(drawn) ≥ T)", "adjusted p")
@@ -195,7 +239,7 @@ def _features_table(found: xr.Dataset, study: Study) -> Table:
     head = ("feature", "adjusted p", "in the lowest tenth", "middle tenth", "highest tenth")
     return Table(
         "The features that fit worst; of each, the rows in tenths of its distribution under the "
-        "model, 10 % if it is right",
+        "model, 10% if it is right",
         head,
         rows,
     )

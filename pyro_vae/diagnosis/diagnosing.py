@@ -1,6 +1,7 @@
 """Ask every question of one fitted VAE."""
 
 import logging
+import math
 import os
 import traceback
 from collections.abc import Callable, Mapping
@@ -10,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -31,7 +33,7 @@ from . import (
     regularity,
 )
 from .messages import collected_messages
-from .study import Study
+from .study import FEWEST_ROWS, Study
 
 __all__ = ["Diagnosis", "diagnose"]
 
@@ -55,6 +57,24 @@ QUESTIONS: dict[str, Callable[[Study, str], Section]] = {
 
 SLOW = {"Is q(z|x) the posterior?"}
 """What a quick diagnosis leaves out."""
+
+NEED_NO_ROWS = {
+    "Is q(z|x) calibrated?",
+    "Is q(z|x) the posterior?",
+    "Has training converged?",
+}
+"""What is answered without many rows of x."""
+
+OF_CODES = {"Does the latent space use its units?", "Do the codes follow the prior?"}
+"""What is answered on training rows, if there are any."""
+
+SAID = (
+    "log_evidence: pareto_khat",
+    "aggregate_kl: mutual_information",
+    "inference_gaps: ",
+    "posterior_nuts: ",
+)
+"""How messages of diagnostics begin that the sections put into words of their own."""
 
 LEAD = (
     "A verdict for each question, the figure that it rests on with its standard error, and what "
@@ -118,12 +138,14 @@ def diagnose(
     quick: bool = False,
     title: str = "Diagnosis of a VAE",
     facts: Mapping[str, str] | None = None,
+    name: str = "rows",
     tell: Callable[[str], None] | None = None,
 ) -> Diagnosis:
     """Run the diagnostics of a fitted VAE and word their verdicts.
 
     Each question is asked on its own: one that does not apply to this VAE says so, and one whose
-    diagnostic breaks down leaves the others alone and counts as failed.
+    diagnostic breaks down leaves the others alone and counts as failed. Fewer than 20 rows get
+    figures but no verdict.
 
     Args:
         vae: A VAE, or any model and guide with their sites in the plate "data". What needs a VAE
@@ -138,7 +160,11 @@ def diagnose(
         quick: Fewer rows and draws, and no Markov chains.
         title: Headline of the page.
         facts: What else the page says of the VAE: names to values.
+        name: What the page calls the rows of x, as "held-out rows".
         tell: Called with each question before it is asked.
+
+    Returns:
+        Questions with their verdicts, which print as a table and show themselves in a notebook.
 
     Raises:
         ValueError: If an argument does not fit.
@@ -153,15 +179,22 @@ def diagnose(
     """
     num_data = positive_integer(num_data, "num_data")
     num_samples = positive_integer(num_samples, "num_samples")
-    rows = _rows(vae, x, "x", num_data, seed)
+    rows, numbers, num_rows = _rows(vae, x, "x", num_data, seed)
+    trained, num_train = None, None
+    if train is not None:
+        trained, _, num_train = _rows(vae, train, "train", 4 * num_data, seed)
     study = Study(
         vae=vae,
         x=rows,
-        train=None if train is None else _rows(vae, train, "train", 4 * num_data, seed),
+        train=trained,
         history=history,
         num_samples=num_samples,
         seed=seed,
         is_quick=quick,
+        numbers=numbers,
+        num_rows=num_rows,
+        num_train=num_train,
+        name=name,
     )
     sections = []
     for question, answer in QUESTIONS.items():
@@ -170,17 +203,21 @@ def diagnose(
         if tell is not None:
             tell(question)
         sections.append(_answered(study, question, answer))
-    own = {"diagnosed": f"{len(rows)} rows, {num_samples} draws for each, seed {seed}"}
+    on = study.on_rows().removeprefix("on ")
+    own = {"diagnosed": f"{on}, {num_samples} draws for each, seed {seed}"}
+    if study.is_no_density:
+        own["log p(x)"] = bound.NO_DENSITY
     return Diagnosis(sections, {**(facts or {}), **own}, title)
 
 
-def _rows(vae: Any, x: Any, name: str, num_data: int, seed: int) -> Tensor:
-    """Up to so many rows, in their order."""
+def _rows(vae: Any, x: Any, name: str, num_data: int, seed: int) -> tuple[Tensor, np.ndarray, int]:
+    """Up to so many rows, in their order; their numbers; and of how many they are."""
     rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name=name)
     if len(rows) <= num_data:
-        return rows
+        return rows, np.arange(len(rows)), len(rows)
     order = torch.randperm(len(rows), generator=generator(seed, f"rows of {name}"), device="cpu")
-    return rows[order[:num_data].sort().values.to(rows.device)]
+    chosen = order[:num_data].sort().values
+    return rows[chosen.to(rows.device)], chosen.numpy(), len(rows)
 
 
 def _answered(study: Study, question: str, answer: Callable[[Study, str], Section]) -> Section:
@@ -194,7 +231,22 @@ def _answered(study: Study, question: str, answer: Callable[[Study, str], Sectio
             return Section(question, "does not apply", str(error))
         except Exception as error:
             return _failed(question, error)
-    return replace(section, remarks=[*section.remarks, *messages])
+    news = [message for message in messages if not message.startswith(SAID)]
+    section = replace(section, remarks=[*section.remarks, *news])
+    count = len(study.codes if question in OF_CODES else study.x)
+    is_exempt = question in NEED_NO_ROWS or section.verdict == "does not apply"
+    return section if is_exempt or count >= FEWEST_ROWS else _without_verdict(section, count)
+
+
+def _without_verdict(section: Section, count: int) -> Section:
+    """The section with its figures, as far as there are any, and no judgment."""
+    return replace(
+        section,
+        verdict="no verdict",
+        sentence=f"{count} {'row is' if count == 1 else 'rows are'} too few for a verdict.",
+        measures=[replace(m, wanted="") for m in section.measures if math.isfinite(m.value)],
+        next_step=f"Diagnose at least {FEWEST_ROWS} rows.",
+    )
 
 
 def _failed(question: str, error: Exception) -> Section:
@@ -207,5 +259,7 @@ def _was_refused(error: Exception) -> bool:
 
     What torch or Pyro raise on its behalf is a fault, of the package or of the programs.
     """
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return Path(last).resolve().is_relative_to(PACKAGE)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    # A call with arguments that do not fit fails in our line too, but is not raised there.
+    was_raised = (last.line or "raise").startswith("raise")
+    return was_raised and Path(last.filename).resolve().is_relative_to(PACKAGE)
