@@ -193,7 +193,8 @@ def test_fitted_guide_misses_log_p_by_the_gap_of_its_family(name, amortizes):
     )
     expected = GAPS[name](data.posterior.precision_matrix[0]).item()
     assert (expected > 0.1) == (name in {"isotropic", "diagonal"})
-    assert abs(mean_gap(vae, data) - expected) < 0.02
+    tolerance = 0.02 if name != "affine flow" else 0.03  # its gap is known by draws, to 0.008
+    assert abs(mean_gap(vae, data) - expected) < tolerance
 
 
 def mean_gap(vae, data):
