@@ -473,3 +473,15 @@ def test_lattice_of_two_data_keeps_them_apart():
     assert owner.tolist() == [0] * 9 + [1] * 9
     assert index[:9].tolist() == [[i, j] for i in (-11, -10, -9) for j in (13, 14, 15)]
     assert index[9:].tolist() == [[i, j] for i in (-11, -10, -9) for j in (15, 16, 17)]
+
+
+def test_relu_decoder_of_two_coordinates_is_not_refused_and_right_to_its_error():
+    torch.manual_seed(0)
+    vae = pv.gaussian_vae(features=5, latent_dim=2, hidden=(8,))
+    x = torch.randn(1, 5)
+    coarse = quadrature_log_evidence(vae, x)
+    fine = quadrature_log_evidence(vae, x, max_points=1_000_000)
+    difference = abs(float(coarse["log_evidence"][0] - fine["log_evidence"][0]))
+    assert float(coarse["error"][0]) < 1e-4
+    assert difference < float(coarse["error"][0] + fine["error"][0])
+    assert float(fine["error"][0]) < float(coarse["error"][0])
