@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -94,8 +94,8 @@ def compare(
         raise ValueError(f"reference must be one of the models {list(models)}; got {reference!r}.")
     vaes = {n: m.vae if isinstance(m, FitResult) else m for n, m in models.items()}
     data = _same_data(vaes, x)
-    measure = _same_measure(vaes, data)
-    parameters = {name: _num_parameters(vae, data[name]) for name, vae in vaes.items()}
+    looks = {name: _look_at(name, vae, data[name]) for name, vae in vaes.items()}
+    measure = _same_measure(looks)
     evidence = {
         name: diagnostics.log_evidence(vae, data[name], num_samples=num_samples, seed=seed)
         for name, vae in vaes.items()
@@ -104,9 +104,12 @@ def compare(
     for name, vae in vaes.items():
         row = _bounds(evidence[name], evidence[reference])
         row |= _gaps(vae, data[name], gap_rows, seed) if gap_rows else {}
+        row["active_units"] = math.nan
+        if looks[name].has_one_latent_vector:
+            units = diagnostics.active_units(vae, data[name])
+            row["active_units"] = float(units.attrs["num_active"])
         row |= {
-            "active_units": _active_units(vae, data[name]),
-            "parameters": parameters[name],
+            "parameters": looks[name].num_parameters,
             "seconds": getattr(models[name], "seconds", math.nan),
         }
         rows[name] = row
@@ -158,25 +161,22 @@ def _same_data(vaes: Mapping[str, Any], x: Any) -> dict[str, Tensor]:
     return data
 
 
-def _same_measure(vaes: Mapping[str, Any], data: Mapping[str, Tensor]) -> str:
-    """What log p(x) is for all of them."""
-    measures = {name: _measure(name, vae, data[name]) for name, vae in vaes.items()}
-    if len(set(measures.values())) > 1:
-        shown = ", ".join(f"{name!r}: {measure}" for name, measure in measures.items())
-        raise ValueError(
-            f"models must have log p(x) of one kind; got {shown}. A density has units, a "
-            "probability has none: give all of them likelihoods of the same kind."
-        )
-    return next(iter(measures.values()))
+class _Look(NamedTuple):
+    """What two rows show of a model: what its log p(x) is, and what its latent sites are."""
+
+    measure: str
+    has_one_latent_vector: bool
+    num_parameters: int
 
 
-def _measure(name: str, vae: Any, x: Tensor) -> str:
+def _look_at(name: str, vae: Any, x: Tensor) -> _Look:
     few = torch.arange(min(2, len(x)), device=x.device)
     with (
-        evaluating(vae, 0, "measure", device=x.device),
+        evaluating(vae, 0, "look", device=x.device),
         at_rows(per_datum_parts(vae), few),
     ):
         runs = Runs(vae, x[few])
+        count = num_parameters(vae, x[few])
     if not runs.latent and not runs.summed_out:
         raise ValueError(
             f"models must have a latent site; got {name!r}, {type(vae).__name__}, without one. "
@@ -192,7 +192,20 @@ def _measure(name: str, vae: Any, x: Tensor) -> str:
             kinds.add("probability" if bool(((x == 0) | (x == 1)).all()) else "no density")
         else:
             kinds.add("probability" if is_discrete(density) else "density")
-    return " times ".join(sorted(kinds))
+    latent: list[Any] = [runs.guide_trace.nodes[site]["fn"] for site in runs.latent]
+    is_vector = [len(q.event_shape) == 1 for q in latent] == [True] and not runs.summed_out
+    return _Look(" times ".join(sorted(kinds)), is_vector, count)
+
+
+def _same_measure(looks: Mapping[str, _Look]) -> str:
+    """What log p(x) is for all of them."""
+    if len({look.measure for look in looks.values()}) > 1:
+        shown = ", ".join(f"{name!r}: {look.measure}" for name, look in looks.items())
+        raise ValueError(
+            f"models must have log p(x) of one kind; got {shown}. A density has units, a "
+            "probability has none: give all of them likelihoods of the same kind."
+        )
+    return next(iter(looks.values())).measure
 
 
 def _bounds(evidence: xr.Dataset, reference: xr.Dataset) -> dict[str, float]:
@@ -226,23 +239,6 @@ def _gaps(vae: Any, x: Tensor, num_rows: int, seed: int) -> dict[str, float]:
     return found
 
 
-def _active_units(vae: Any, x: Tensor) -> float:
-    few = torch.arange(min(2, len(x)), device=x.device)
-    with at_rows(per_datum_parts(vae), few):
-        if not _has_one_latent_vector(vae, x[few]):
-            return math.nan
-    return float(diagnostics.active_units(vae, x)["active"].sum())
-
-
-def _has_one_latent_vector(vae: Any, x: Tensor) -> bool:
-    with evaluating(vae, 0, "latent sites", device=x.device):
-        runs = Runs(vae, x)
-    if len(runs.latent) != 1 or runs.summed_out:
-        return False
-    q: Any = runs.guide_trace.nodes[runs.latent[0]]["fn"]
-    return len(q.event_shape) == 1
-
-
 def _same_model(vaes: Mapping[str, Any], reference: str) -> list[str]:
     """Names of the VAEs that have the reference's parts but for the guide."""
     parts = {n: (getattr(v, "p_z", v), getattr(v, "p_x_given_z", v)) for n, v in vaes.items()}
@@ -251,12 +247,3 @@ def _same_model(vaes: Mapping[str, Any], reference: str) -> list[str]:
         for name, found in parts.items()
         if all(one is other for one, other in zip(found, parts[reference], strict=True))
     ]
-
-
-def _num_parameters(vae: Any, x: Tensor) -> int:
-    few = torch.arange(min(2, len(x)), device=x.device)
-    with (
-        evaluating(vae, 0, "parameters", device=x.device),
-        at_rows(per_datum_parts(vae), few),
-    ):
-        return num_parameters(vae, x[few])

@@ -1,31 +1,13 @@
 import math
 
 import numpy as np
-import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from test_diagnostics_aggregate import Programs
 from torch.distributions import SigmoidTransform
 
 from pyro_vae.diagnostics.aggregate.aggregate_margins import aggregate_margins
-
-
-class Programs:
-    """A user's own pair: q(z|x) is what ``encode`` makes of x, and p(z) what ``prior`` says."""
-
-    def __init__(self, encode, prior=None):
-        self.encode, self.prior = encode, prior
-
-    def model(self, x):
-        k = self.encode(x).event_shape[0]
-        prior = dist.Normal(x.new_zeros(k), 1.0).to_event(1)
-        with pyro.plate("data", len(x), dim=-1):
-            z = pyro.sample("z", prior if self.prior is None else self.prior(x))
-            pyro.sample("x", dist.Normal(z.sum(-1, keepdim=True), 1.0).to_event(1), obs=x)
-
-    def guide(self, x):
-        with pyro.plate("data", len(x), dim=-1):
-            pyro.sample("z", self.encode(x))
 
 
 def logit_normal_density(z):

@@ -14,6 +14,7 @@ from pyro_vae.report import standard_error
 from pyro_vae.traces import ElboTerms, Programs
 from pyro_vae.traces import elbo_terms as estimate_terms
 
+from .monte_carlo import mean_and_mcse
 from .passes import by_rows, per_datum_dataset
 
 __all__ = ["BitsPerDim", "bits_per_dim", "elbo_summary", "elbo_terms"]
@@ -180,19 +181,12 @@ def bits_per_dim(terms: xr.Dataset, *, unit: float = 1.0) -> BitsPerDim:
 def _reduced(terms: ElboTerms) -> dict[str, Tensor]:
     reduced = {}
     for name in TERMS:
-        reduced[name], reduced[f"{name}_mcse"] = _mean_and_error(getattr(terms, name))
+        reduced[name], reduced[f"{name}_mcse"] = mean_and_mcse(getattr(terms, name))
         if name in terms.analytic:
             reduced[f"{name}_mcse"] = torch.zeros_like(reduced[name])
     for name, values in terms.per_dim.items():
         reduced[f"{name}_per_dim"] = values
-    sites = [_mean_and_error(draws) for draws in terms.sites.values()]
+    sites = [mean_and_mcse(draws) for draws in terms.sites.values()]
     reduced["site_elbo"] = torch.stack([mean for mean, _ in sites], 1)
     reduced["site_elbo_mcse"] = torch.stack([error for _, error in sites], 1)
     return reduced
-
-
-def _mean_and_error(draws: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over draws, ``(N,)``, and its standard error."""
-    draws = draws.double()
-    spread = draws.std(0) if len(draws) > 1 else torch.full_like(draws[0], math.nan)
-    return draws.mean(0), spread / math.sqrt(len(draws))

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from .arrays import FloatArray, plain
+from .new_axes import axes_or_new
 from .results import check_result
 
 __all__ = ["gap_bars", "gaps_per_datum"]
@@ -69,9 +70,7 @@ def gap_bars(gaps: xr.Dataset, *, guide: str = "guide's family", ax: Axes | None
         )
         amortization.append(amortization[0])
         gain.append(_mean(found["family_gain"], found["family_gain_mcse"]))
-    if ax is None:
-        figure = Figure(figsize=(7.2, 2.1 + 0.55 * len(rows)), layout="constrained")
-        ax = figure.subplots()
+    ax = axes_or_new(ax, width=7.2, height=2.1 + 0.55 * len(rows))
     places = np.arange(len(rows))
     misses, buys, encoder = (np.array(parts) for parts in (approximation, gain, amortization))
     bought, cost = np.maximum(buys[:, 0], 0), np.minimum(buys[:, 0], 0)

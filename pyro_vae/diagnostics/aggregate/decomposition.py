@@ -12,6 +12,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.monte_carlo import mean_and_mcse
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import generator
@@ -240,10 +241,8 @@ def _dataset(terms: dict[str, Tensor]) -> xr.Dataset:
     columns: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     for name, values in terms.items():
         dims = ("latent",)[: values.dim() - 1]
-        many = len(values) > 1
-        spread = values.std(0) if many else torch.full_like(values[0], math.nan)
-        columns[name] = dims, values.mean(0).cpu().numpy()
-        columns[f"{name}_mcse"] = dims, (spread / math.sqrt(len(values))).cpu().numpy()
+        mean, error = mean_and_mcse(values)
+        columns[name], columns[f"{name}_mcse"] = ((dims, v.cpu().numpy()) for v in (mean, error))
     dataset = xr.Dataset(columns)
     return dataset.assign_coords({str(d): np.arange(size) for d, size in dataset.sizes.items()})
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.monte_carlo import share_error
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import per_datum_parts
 from pyro_vae.sources import DataSource, resolve_device
@@ -121,7 +122,7 @@ def sbc(
             "ranks": (("simulation", "latent"), ranks.numpy()),
             "rank_log_joint": ("simulation", joint_ranks.numpy()),
             "coverage": (("latent", "level"), coverage),
-            "coverage_mcse": (("latent", "level"), _share_error(inside.sum(0), num_simulations)),
+            "coverage_mcse": (("latent", "level"), share_error(inside.sum(0), num_simulations)),
             "coverage_se_if_calibrated": (
                 "level",
                 np.sqrt(nominal * (1 - nominal) / num_simulations),
@@ -176,13 +177,6 @@ def interval_shares(num_draws: int, levels: NDArray[np.float64]) -> NDArray[np.f
     within = np.clip(edges, (1 - levels) / 2, (1 + levels) / 2)
     shares: NDArray[np.float64] = np.diff(within, axis=0) * (num_draws + 1)
     return shares
-
-
-def _share_error(count: NDArray[np.float64], number: int) -> NDArray[np.float64]:
-    """Standard deviation of a probability given so many hits, uniform before: not 0 at 0 or 1."""
-    p = (count + 1) / (number + 2)
-    error: NDArray[np.float64] = np.sqrt(p * (1 - p) / (number + 3))
-    return error
 
 
 def _ranks(

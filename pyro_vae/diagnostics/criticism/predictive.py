@@ -10,6 +10,7 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.monte_carlo import share_error
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
@@ -197,10 +198,5 @@ def _values(statistics: Statistics, x: Tensor) -> np.ndarray:
 
 
 def _share(count: np.ndarray, num_samples: int) -> tuple[np.ndarray, np.ndarray]:
-    """P-values (r + 1) / (S + 1), and the error of r / S as an estimate of a probability.
-
-    The error is the standard deviation of that probability given r of S draws, uniform before
-    them: unlike the plug-in one it is not 0 at r = 0 and r = S.
-    """
-    p = (count + 1) / (num_samples + 2)
-    return (count + 1) / (num_samples + 1), np.sqrt(p * (1 - p) / (num_samples + 3))
+    """P-values (r + 1) / (S + 1), and the error of r / S as an estimate of a probability."""
+    return (count + 1) / (num_samples + 1), share_error(count, num_samples)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.monte_carlo import log_mean_less_mean, mean_and_mcse
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.report import standard_error
 from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
@@ -65,7 +65,7 @@ def log_evidence(
         ValueError: If x, ``num_samples`` or ``chunk_size`` do not fit.
 
     Example:
-        >>> import pyro_vae as pv
+        >>> import torch, pyro_vae as pv
         >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
         >>> evidence = log_evidence(vae, torch.zeros(5, 3), num_samples=100)
         >>> sorted(evidence.data_vars)
@@ -138,6 +138,7 @@ def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict
         ``gap_mcse``, ``ess`` and ``pareto_khat``, each ``(N,)``, in double precision.
 
     Example:
+        >>> import torch
         >>> estimates = importance_estimates(torch.log(torch.tensor([[1.0], [3.0]])))
         >>> round(estimates["log_evidence"].item(), 4), round(estimates["ess"].item(), 4)
         (0.6931, 1.6)
@@ -148,25 +149,19 @@ def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict
     used = smoothed_log_weights(log_weights) if smoothed else raw
     log_mean = used.logsumexp(0) - math.log(num_samples)
     shares = used.softmax(0)
-    # The delta method: the log of a mean is, to first order, a mean of w / mean(w).
-    relative = num_samples * shares
+    elbo, elbo_mcse = mean_and_mcse(raw)
+    gap, gap_mcse = log_mean_less_mean(used, raw)
     return {
         "log_evidence": log_mean,
-        "mcse": _error_of_mean(relative),
-        "elbo": raw.mean(0),
-        "elbo_mcse": _error_of_mean(raw),
-        "gap": log_mean - raw.mean(0),
-        "gap_mcse": _error_of_mean(relative - raw),
+        # The delta method: the log of a mean is, to first order, a mean of w / mean(w).
+        "mcse": mean_and_mcse(num_samples * shares)[1],
+        "elbo": elbo,
+        "elbo_mcse": elbo_mcse,
+        "gap": gap,
+        "gap_mcse": gap_mcse,
         "ess": 1 / shares.square().sum(0),
         "pareto_khat": pareto_khat(log_weights),
     }
-
-
-def _error_of_mean(draws: Tensor) -> Tensor:
-    """Standard error of the mean over draws, NaN for one draw."""
-    if len(draws) == 1:
-        return torch.full_like(draws[0], math.nan)
-    return draws.std(0) / math.sqrt(len(draws))
 
 
 def evidence_summary(evidence: xr.Dataset) -> pd.DataFrame:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.arguments import positive_integer
 from pyro_vae.diagnostics.evidence.importance import importance_estimates
 from pyro_vae.diagnostics.evidence.pareto import khat_threshold, untrusted
+from pyro_vae.diagnostics.monte_carlo import log_mean_less_mean, mean_and_mcse
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.families import Family
 from pyro_vae.sources import DataSource, resolve_device
@@ -214,19 +215,15 @@ def _columns(
 
 
 def _mean(name: str, draws: Tensor) -> dict[str, Tensor]:
-    """Average over draws, ``(S, N)`` to ``(N,)``, with its error; NaN for one draw."""
-    few = torch.full_like(draws[0], math.nan)
-    spread = draws.std(0) if len(draws) > 1 else few
-    return {name: draws.mean(0), f"{name}_mcse": spread / math.sqrt(len(draws))}
+    """Average over draws, ``(S, N)`` to ``(N,)``, with its error."""
+    mean, error = mean_and_mcse(draws)
+    return {name: mean, f"{name}_mcse": error}
 
 
 def _gap(name: str, log_weights: Tensor, member: Member) -> dict[str, Tensor]:
     """Log evidence minus ELBO, both of the same noise; the error is that of their difference."""
-    # The log of a mean varies as the mean of w / mean(w).
-    relative = log_weights.softmax(0) * len(log_weights)
-    errors = _mean(name, relative - member.log_weights)
-    log_evidence = log_weights.logsumexp(0) - math.log(len(log_weights))
-    return errors | {name: log_evidence - member.log_weights.mean(0)}
+    gap, error = log_mean_less_mean(log_weights, member.log_weights)
+    return {name: gap, f"{name}_mcse": error}
 
 
 def _unfinished(name: str, member: Member) -> dict[str, Tensor]:

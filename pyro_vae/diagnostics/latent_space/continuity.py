@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pyro_vae.report import mean_and_error
+
 __all__ = ["Estimate", "Segments", "local_change", "random_pairs", "segments"]
 
 STEP = 0.1
@@ -155,8 +157,8 @@ def random_pairs(num_rows: int, num_pairs: int, generator: torch.Generator) -> T
 
 
 def _mean(values: Tensor) -> Estimate:
-    error = values.std().item() / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return Estimate(values.mean().item(), error, error)
+    mean, error = mean_and_error(values)
+    return Estimate(mean, error, error)
 
 
 def _ratio(above: Tensor, below: Tensor) -> Estimate:

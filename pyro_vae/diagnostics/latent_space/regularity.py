@@ -11,6 +11,7 @@ from pandas import DataFrame
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.monte_carlo import mean_and_mcse
 from pyro_vae.evaluation import evaluating
 from pyro_vae.seeding import generator
 
@@ -264,7 +265,7 @@ def _in_x(
             values.append(torch.stack([r.figures(y, radius) for r in references]))
             if repetition == 0:
                 table[2, s] = torch.stack([r.jackknife(y, radius) for r in references])
-        table[0, s], table[1, s] = _over_repetitions(torch.stack(values))
+        table[0, s], table[1, s] = mean_and_mcse(torch.stack(values))
     table[2] = (table[2].square() + table[1].square()).sqrt()
     real = (codes.first_rows(size), latent.decoded(codes.points[:size]))
     for f, figure in enumerate(FIGURES):
@@ -307,7 +308,7 @@ def _in_z(
             if repetition == 0:
                 shown.append(draws)
                 flags.append(inside)
-        table[:, 0, s], table[:, 1, s] = _over_repetitions(torch.tensor(shares, device="cpu"))
+        table[:, 0, s], table[:, 1, s] = mean_and_mcse(torch.tensor(shares, device="cpu"))
         table[:, 2, s] = np.hypot(table[:, 1, s], np.mean(errors, axis=0))
     for name, values in zip(SHARES, table, strict=True):
         for suffix, row in zip(("", "_mcse", "_se"), values, strict=True):
@@ -316,12 +317,6 @@ def _in_z(
     columns["draw_is_covered"] = (("source", "draw"), torch.stack(flags).numpy())
     columns["code_z"] = (("obs_id", "latent"), held.draws[:size].numpy())
     return dense.nominal, nominal
-
-
-def _over_repetitions(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and its Monte Carlo standard error over the first dimension."""
-    values = values.double()
-    return values.mean(0), values.std(0) / math.sqrt(len(values))
 
 
 def _put(columns: dict[str, Any], name: str, dims: tuple[str, ...], estimate: Estimate) -> None:
