@@ -1,4 +1,4 @@
-"""One torch optimizer behind Pyro's interface, and learning-rate schedules.
+"""One torch optimizer behind Pyro's interface.
 
 Pyro makes one optimizer object for each tensor and clips each tensor's gradient by itself. Here
 one optimizer holds all of them, so that fused updates and the global norm are possible, and
@@ -17,10 +17,7 @@ from torch.optim import Optimizer
 
 from pyro_vae.arguments import finite_number
 
-__all__ = ["OneTorchOptim", "Schedule", "adam", "constant", "cosine", "warmup"]
-
-Schedule = Callable[[float], float]
-"""Maps progress through training, 0 to 1, to a factor of the learning rate."""
+__all__ = ["OneTorchOptim"]
 
 
 class OneTorchOptim(PyroOptim):
@@ -47,7 +44,7 @@ class OneTorchOptim(PyroOptim):
     Example:
         >>> import pyro_vae as pv
         >>> vae, x = pv.gaussian_vae(features=3, latent_dim=1), torch.zeros(5, 3)
-        >>> optim = OneTorchOptim(adam(1e-3), clip_norm=100.0)
+        >>> optim = OneTorchOptim(pv.optim.adam(1e-3), clip_norm=100.0)
         >>> svi = pyro.infer.SVI(vae.model, vae.guide, optim, pyro.infer.Trace_ELBO())
         >>> optim.num_data = len(x)
         >>> loss = svi.step(x)
@@ -133,74 +130,3 @@ class OneTorchOptim(PyroOptim):
             self._optimizer.add_param_group({"params": new})
         known = len(self._learning_rates)
         self._learning_rates += [group["lr"] for group in self._optimizer.param_groups[known:]]
-
-
-def adam(learning_rate: float) -> Callable[[list[Tensor]], Optimizer]:
-    """Adam for :class:`OneTorchOptim`, fused where the device has such a kernel.
-
-    Args:
-        learning_rate: Step size before any schedule.
-
-    Raises:
-        ValueError: If ``learning_rate`` is not positive and finite.
-
-    Example:
-        >>> adam(1e-3)([torch.zeros(2, requires_grad=True)]).defaults["lr"]
-        0.001
-    """
-    learning_rate = finite_number(learning_rate, "learning_rate", "positive and finite", above=0)
-
-    def make(params: list[Tensor]) -> Optimizer:
-        fused = all(p.device.type in {"cpu", "cuda"} and p.is_floating_point() for p in params)
-        return torch.optim.Adam(params, lr=learning_rate, fused=fused)
-
-    return make
-
-
-def constant(progress: float) -> float:
-    """The learning rate as it is.
-
-    Example:
-        >>> constant(0.3)
-        1.0
-    """
-    return 1.0
-
-
-def cosine(progress: float) -> float:
-    r"""Half a cosine from 1 to 0, :math:`(1 + \cos \pi t) / 2`.
-
-    Example:
-        >>> [round(cosine(t), 3) for t in (0.0, 0.5, 1.0)]
-        [1.0, 0.5, 0.0]
-
-    References:
-        Loshchilov and Hutter (2017), SGDR, equation 5. https://arxiv.org/abs/1608.03983
-    """
-    return 0.5 * (1.0 + math.cos(math.pi * progress))
-
-
-def warmup(fraction: float, *, then: Schedule = cosine) -> Schedule:
-    """A linear rise from 0 over the first ``fraction`` of training, ``then`` over the rest.
-
-    Args:
-        fraction: Share of training that the rise takes, between 0 and 1.
-        then: Schedule behind it.
-
-    Raises:
-        ValueError: If ``fraction`` does not lie strictly between 0 and 1.
-
-    Example:
-        >>> rising = warmup(0.2, then=constant)
-        >>> round(rising(0.1), 3), rising(0.5)
-        (0.5, 1.0)
-    """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction must lie strictly between 0 and 1; got {fraction}.")
-
-    def schedule(progress: float) -> float:
-        if progress < fraction:
-            return progress / fraction
-        return then((progress - fraction) / (1.0 - fraction))
-
-    return schedule
