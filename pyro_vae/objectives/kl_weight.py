@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from pyro.infer import TraceEnum_ELBO
 from pyro.infer.elbo import ELBO
 from pyro.poutine.messenger import Messenger
+from torch import Tensor
 
 from pyro_vae.arguments import finite_number
+from pyro_vae.capture import is_capturing
 
 __all__ = ["KLWeight", "check_kl_weight", "kl_weighted"]
 
@@ -40,12 +43,18 @@ class KLWeight:
     def __init__(self, weight: float | Callable[[float], float]) -> None:
         self._weight = weight
         self.value = 1.0
+        self._tensor = torch.ones((), dtype=torch.float64, device="cpu")
         self.at(0.0)
 
     @property
     def is_one(self) -> bool:
         """Whether it is the number 1 and no schedule, so that the objective is Pyro's own."""
         return not callable(self._weight) and self.value == 1
+
+    @property
+    def factor(self) -> float | Tensor:
+        """The current value; as the tensor that holds it where a graph is to read it anew."""
+        return self._tensor if callable(self._weight) and is_capturing() else self.value
 
     def at(self, progress: float) -> None:
         """Set ``value`` to what it is at ``progress``, 0 to 1, of training."""
@@ -59,6 +68,7 @@ class KLWeight:
             raise ValueError(
                 f"kl_weight must be finite and not negative; got {value!r}{where}."
             ) from None
+        self._tensor.fill_(self.value)
 
     def __repr__(self) -> str:
         return f"KLWeight({self._weight!r})"
@@ -133,7 +143,7 @@ class _LatentScale(Messenger):
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"]:
             return
-        value = self.weight.value
+        value = self.weight.factor
         msg["scale"] = msg["scale"] * value
         # For objectives that keep it apart from a plate's scale; 0 could not be divided out.
         infer = msg["infer"]

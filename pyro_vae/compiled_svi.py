@@ -1,0 +1,116 @@
+"""SVI whose whole step is one graph."""
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from pyro.infer import SVI
+from torch import Tensor
+
+from pyro_vae.capture import Arguments, Programs
+from pyro_vae.objectives import Compiled_ELBO
+from pyro_vae.objectives.compiled import loss_and_gradients, trainable
+from pyro_vae.optim import GraphAdam, OneTorchOptim
+
+__all__ = ["CompiledSVI"]
+
+
+class CompiledSVI(SVI):
+    """Pyro's SVI, with the loss, its gradient and Adam's update compiled to one graph.
+
+    :class:`~pyro_vae.objectives.CompiledTrace_ELBO` in a literal ``SVI`` compiles the loss and its
+    gradient. Here the update is part of the graph too, so a step is one call, and gradients never
+    become tensors that Python sees. The first two steps are ordinary ones of ``pyro.infer.SVI``;
+    so is every step of programs that cannot be compiled. With another optimizer than a plain
+    ``torch.optim.Adam`` loss and gradient alone are compiled.
+
+    Args:
+        model: The model.
+        guide: The guide.
+        optim: Holds all parameters; its ``num_data`` and ``rate_factor`` are read at each step.
+        loss: What is maximized, and how programs are compiled.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> from pyro_vae.objectives import CompiledTrace_ELBO
+        >>> vae, x = pv.gaussian_vae(features=3, latent_dim=1), torch.zeros(5, 3)
+        >>> optim = OneTorchOptim(pv.optim.adam(1e-3))
+        >>> svi = CompiledSVI(vae.model, vae.guide, optim, CompiledTrace_ELBO(backend="eager"))
+        >>> losses = [svi.step(x) for _ in range(4)]
+        >>> svi.num_graphs
+        1
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        optim: OneTorchOptim,
+        loss: Compiled_ELBO,
+    ) -> None:
+        super().__init__(model, guide, optim, loss=loss)
+        self._objective = loss
+        self._one_optim = optim
+        # What runs where there is no graph yet: Pyro's own step, and its own objective.
+        self._ordinary = SVI(model, guide, optim, loss=loss.elbo)
+        self._adam: GraphAdam | None = None
+
+    @property
+    def num_graphs(self) -> int:
+        """Number of graphs compiled so far."""
+        return self._objective.num_graphs
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Take a gradient step; return the loss in nats, a sum over the data."""
+        status = self.launch(*args, **kwargs)
+        return status if isinstance(status, float) else self.read(status)
+
+    def launch(self, *args: Any, **kwargs: Any) -> Tensor | float:
+        """Take a step without waiting for it.
+
+        Returns:
+            What :meth:`read` turns into the loss, or the loss if the step was an ordinary one. On
+            a GPU, reading several at once spares the wait at each step.
+        """
+        optim = self._one_optim
+        if self._adam is None and GraphAdam.exists(optim):
+            self._adam = GraphAdam(optim)
+        adam = self._adam
+        if adam is None:
+            return float(super().step(*args, **kwargs))
+        arguments = Arguments(args, kwargs)
+        programs = Programs(self.model, self.guide, "step", adam.key)
+
+        def function(params: dict[str, Tensor]) -> Callable[..., Sequence[Tensor]]:
+            def whole_step(*tensors: Tensor) -> Sequence[Tensor]:
+                some = trainable(params)
+                loss, gradients = loss_and_gradients(
+                    self._objective.elbo, programs, arguments.rebuilt(tensors), some
+                )
+                with torch.no_grad():
+                    norm = adam.update(some, gradients)
+                    return (torch.stack([loss.double(), norm.double()]),)
+
+            return whole_step
+
+        graphs = self._objective.graphs
+        graph = graphs.graph(programs, arguments, function)
+        if graph is None:
+            with graphs.watched(programs, arguments):
+                loss = float(self._ordinary.step(*args, **kwargs))
+            adam.refresh()
+            return loss
+        adam.prepare()
+        with torch.no_grad():
+            return graph.call(*arguments.tensors)[0]
+
+    def read(self, status: Tensor) -> float:
+        """The loss of a launched step, and note with the optimizer whether it was skipped."""
+        loss, norm = status.tolist()
+        self._one_optim.skipped_last = not math.isfinite(norm)
+        self._one_optim.num_skipped += self._one_optim.skipped_last
+        if math.isnan(loss):  # as Pyro's own objectives do
+            warnings.warn("Encountered NaN: loss", UserWarning, stacklevel=3)
+        return float(loss)
