@@ -164,6 +164,23 @@ def as_multivariate_normal(q):
     return dist.MultivariateNormal(q.loc, covariance)
 
 
+def test_factor_normal_by_its_whitened_factor_is_the_one_by_its_covariance():
+    params = [torch.randn(5, 4), torch.rand(5, 4) + 0.3, torch.randn(5, 4, 2)]
+    loc, scale, whitened = (p.requires_grad_() for p in params)
+    gradients = []
+    for q in (
+        FactorNormal.from_whitened(loc, scale, whitened),
+        FactorNormal(loc, scale.unsqueeze(-1) * whitened, scale.square()),
+    ):
+        torch.manual_seed(1)
+        z = q.expand((5,)).rsample()
+        p = dist.Normal(torch.zeros(4), 1.0).to_event(1)
+        terms = (z, q.log_prob(z), q.log_prob(z.detach()), q.variance, kl_divergence(q, p))
+        total = sum(t.pow(2).sum() for t in terms)
+        gradients.append((*terms, *torch.autograd.grad(total, params)))
+    torch.testing.assert_close(*gradients, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("rank", [1, 2, 4])
 def test_factor_normal_knows_the_density_of_its_own_draw(rank):
     q = random_factor_normal(5, rank=rank)

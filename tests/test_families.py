@@ -8,7 +8,7 @@ from torch.distributions import kl_divergence
 from torch.nn import functional
 
 from pyro_vae import families, priors
-from pyro_vae.distributions import cholesky_normal, factor_normal
+from pyro_vae.distributions import cholesky_normal, factor_normal, independent_normal
 from pyro_vae.families.normal import fill_triangle
 
 
@@ -58,7 +58,12 @@ def test_log_q_is_the_change_of_variables_of_its_own_draw(family, latent_dim, mo
     params = torch.randn(made.num_params)
 
     def draw(noise):
-        for module in (torch.distributions.normal, cholesky_normal, factor_normal):
+        for module in (
+            torch.distributions.normal,
+            cholesky_normal,
+            factor_normal,
+            independent_normal,
+        ):
             monkeypatch.setattr(module, "_standard_normal", lambda *args, **kwargs: noise)
         q = made(params)
         return q, q.rsample()

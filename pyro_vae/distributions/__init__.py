@@ -14,6 +14,7 @@ from .gray_bernoulli import GrayBernoulli as GrayBernoulli
 from .location import location as location
 from .mean_beta import MeanBeta as MeanBeta
 from .module import DistributionModule as DistributionModule
+from .packed_normal import PackedNormal as PackedNormal
 from .shared_variance_normal import SharedVarianceNormal as SharedVarianceNormal
 from .student_t import FixedDfStudentT as FixedDfStudentT
 
@@ -31,6 +32,7 @@ __all__ = [
     "LogMeanPoisson",
     "LogMeanZeroInflatedPoisson",
     "MeanBeta",
+    "PackedNormal",
     "SharedVarianceNormal",
     "location",
 ]

@@ -39,14 +39,20 @@ class CholeskyNormal(OwnDraw, dist.MultivariateNormal):
         """Reparametrized draws, ``sample_shape + batch_shape + (k,)``."""
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = _standard_normal(shape, dtype=self.loc.dtype, device=self.loc.device)
-        shift = (self._unbroadcasted_scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
-        return self._remember(self.loc + shift, noise)
+        return self._remember(self.loc + self._shift(noise), noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, all constants kept, shape ``batch_shape`` (broadcast)."""
         noise = self._noise_behind(value)
         if noise is None:
             return super().log_prob(value)
-        log_det = self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         constant = noise.shape[-1] * math.log(2 * math.pi)
-        return -0.5 * (noise.square().sum(-1) + constant) - log_det
+        return -0.5 * (noise.square().sum(-1) + constant) - self._log_det
+
+    def _shift(self, noise: Tensor) -> Tensor:
+        r""":math:`L\varepsilon`, what a draw adds to the mean."""
+        return (self._unbroadcasted_scale_tril @ noise.unsqueeze(-1)).squeeze(-1)
+
+    @property
+    def _log_det(self) -> Tensor:
+        return self._unbroadcasted_scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)

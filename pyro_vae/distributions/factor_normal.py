@@ -51,12 +51,48 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         *,
         validate_args: bool | None = None,
     ) -> None:
+        scale = cov_diag.sqrt()
+        whitened = cov_factor / scale.unsqueeze(-1)
+        self._fill(loc, cov_factor, cov_diag, scale, whitened, validate_args)
+
+    @classmethod
+    def from_whitened(
+        cls, loc: Tensor, scale: Tensor, whitened: Tensor, *, validate_args: bool | None = None
+    ) -> "FactorNormal":
+        r"""The same normal by :math:`D^{1/2}` and A, with nothing to take apart again.
+
+        Args:
+            loc: Mean :math:`\mu`, ``(..., k)``.
+            scale: Diagonal of :math:`D^{1/2}`, positive, ``(..., k)``.
+            whitened: :math:`A = D^{-1/2} F`, ``(..., k, r)``.
+            validate_args: Check the parameters; None follows Pyro's setting.
+
+        Example:
+            >>> whitened, scale = torch.tensor([[1.0], [0.0]]), torch.tensor([2.0, 3.0])
+            >>> FactorNormal.from_whitened(torch.zeros(2), scale, whitened).variance
+            tensor([8., 9.])
+        """
+        new = cls.__new__(cls)
+        cov_factor = scale.unsqueeze(-1) * whitened
+        new._fill(loc, cov_factor, scale.square(), scale, whitened, validate_args)
+        return new
+
+    def _fill(
+        self,
+        loc: Tensor,
+        cov_factor: Tensor,
+        cov_diag: Tensor,
+        scale: Tensor,
+        whitened: Tensor,
+        validate_args: bool | None,  # noqa: FBT001
+    ) -> None:
         batch = torch.broadcast_shapes(loc.shape[:-1], cov_factor.shape[:-2], cov_diag.shape[:-1])
         self.loc = loc.expand(*batch, -1)
         self.cov_factor = cov_factor.expand(*batch, -1, -1)
         self.cov_diag = cov_diag.expand(*batch, -1)
         self._unbroadcasted_cov_factor, self._unbroadcasted_cov_diag = cov_factor, cov_diag
-        self._capacitance_tril = _capacitance_tril(self._whitened)
+        self._scale, self._whitened = scale, whitened
+        self._capacitance_tril = _capacitance_tril(whitened)
         torch.distributions.Distribution.__init__(
             self, batch, loc.shape[-1:], validate_args=validate_args
         )
@@ -67,6 +103,7 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         new: FactorNormal = super().expand(
             batch_shape, _instance or type(self).__new__(type(self))
         )
+        new._scale, new._whitened = self._scale, self._whitened
         return new
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
@@ -76,7 +113,7 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
         whitened, tril = self._whitened, self._capacitance_tril
         inner = _solve(tril + _one(tril), whitened.mT @ noise.unsqueeze(-1))
         scaled = noise + (whitened @ inner).squeeze(-1)
-        return self._remember(self.loc + self._unbroadcasted_cov_diag.sqrt() * scaled, noise)
+        return self._remember(self.loc + self._scale * scaled, noise)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density in nats, all constants kept, shape ``batch_shape`` (broadcast)."""
@@ -85,18 +122,15 @@ class FactorNormal(OwnDraw, dist.LowRankMultivariateNormal):
             if self._validate_args:
                 self._validate_sample(value)
             noise = self._noise_of(value)
-        log_det = 0.5 * self._unbroadcasted_cov_diag.log().sum(-1)
-        log_det = log_det + self._capacitance_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        # The diagonal, as a slice of the rows put end to end.
+        diagonal = self._capacitance_tril.flatten(-2)[..., :: self._capacitance_tril.shape[-1] + 1]
+        log_det = self._scale.log().sum(-1) + diagonal.log().sum(-1)
         constant = noise.shape[-1] * math.log(2 * math.pi)
         return -0.5 * (noise.square().sum(-1) + constant) - log_det
 
-    @property
-    def _whitened(self) -> Tensor:
-        return self._unbroadcasted_cov_factor / self._unbroadcasted_cov_diag.sqrt().unsqueeze(-1)
-
     def _noise_of(self, value: Tensor) -> Tensor:
         whitened, tril = self._whitened, self._capacitance_tril
-        residual = (value - self.loc) / self._unbroadcasted_cov_diag.sqrt()
+        residual = (value - self.loc) / self._scale
         inner = _solve(tril, whitened.mT @ residual.unsqueeze(-1))
         inner = _solve((tril + _one(tril)).mT, inner, upper=True)
         return residual - (whitened @ inner).squeeze(-1)

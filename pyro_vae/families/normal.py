@@ -1,13 +1,13 @@
 """Normal families, by what their covariance may be: isotropic, diagonal, low rank, full."""
 
-import math
-
 import torch
 from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.distributions import CholeskyNormal, FactorNormal
+from pyro_vae.distributions import FactorNormal
+from pyro_vae.distributions.packed_normal import PackedNormal
+from pyro_vae.distributions.packed_triangle import fill_triangle as fill_triangle
 
 from .family import Family
 
@@ -147,8 +147,7 @@ class LowRankNormal(Family):
         k = self.event_shape[0]
         loc, raw_scale, raw_factor = params.split([k, k, k * self.rank], dim=-1)
         scale = self._scale(raw_scale)
-        factor = scale.unsqueeze(-1) * raw_factor.unflatten(-1, (k, self.rank))
-        return FactorNormal(loc, factor, scale.square())
+        return FactorNormal.from_whitened(loc, scale, raw_factor.unflatten(-1, (k, self.rank)))
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
         """Contains the diagonal family at A = 0, which is no place to start from."""
@@ -211,12 +210,9 @@ class FullCovarianceNormal(Family):
     def forward(self, params: Tensor) -> dist.TorchDistribution:
         """Distribution with batch shape ``params.shape[:-1]``."""
         self._check_params(params)
-        latent_dim = self.event_shape[0]
-        loc, raw = params[..., :latent_dim], params[..., latent_dim:]
-        raw_tril = fill_triangle(raw, latent_dim)
-        scale = self._scale(raw_tril.diagonal(dim1=-2, dim2=-1))
-        below = (scale / math.sqrt(latent_dim)).unsqueeze(-1) * raw_tril.tril(-1)
-        return CholeskyNormal(loc, scale_tril=below + scale.diag_embed())
+        return PackedNormal(
+            params, self.event_shape[0], min_scale=self.min_scale, max_scale=self.max_scale
+        )
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
         """Contains the diagonal and the isotropic family: nothing below the diagonal."""
@@ -236,14 +232,3 @@ class FullCovarianceNormal(Family):
             matrix[k + places, k + torch.arange(k, device="cpu")] = 1
             return matrix, torch.zeros(self.num_params, device="cpu")
         return super().embedding(other)
-
-
-def fill_triangle(values: Tensor, size: int) -> Tensor:
-    """``(..., size (size + 1) / 2)`` to ``(..., size, size)``; the lower triangle holds each once.
-
-    The values behind the first row's worth, followed by all of them in reverse, are ``size ** 2``
-    numbers; read row by row, no value stands twice on or below the diagonal. This takes one copy
-    and no scatter, which would dominate a training step. The upper triangle holds leftovers.
-    """
-    square = torch.cat([values[..., size:], values.flip(-1)], dim=-1)
-    return square.unflatten(-1, (size, size))
