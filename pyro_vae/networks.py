@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn import Linear as Linear
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.autocast import Autocast as Autocast
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Linear"]
+__all__ = ["MLP", "Autocast", "ConvDecoder", "ConvEncoder", "Linear"]
 
 Shape = int | Sequence[int]
 """A shape without its batch dimensions; an integer ``n`` stands for ``(n,)``."""

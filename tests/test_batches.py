@@ -6,8 +6,7 @@ import torch
 from conftest import MAX_Z
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
-from pyro_vae import batches
-from pyro_vae.batches import LoaderBatches, TensorBatches, stacked
+from pyro_vae.batches import LoaderBatches, TensorBatches, batch, stacked, torch_data
 
 
 def rows(num):
@@ -61,7 +60,7 @@ def test_tensor_batches_order_is_a_function_of_seed_and_epoch_alone():
 
 
 def test_tensor_batches_leave_the_global_random_state_alone(monkeypatch):
-    monkeypatch.setattr(batches, "MAX_EVALUATED", 7)
+    monkeypatch.setattr(batch, "MAX_EVALUATED", 7)
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     made = TensorBatches(rows(50), batch_size=8, seed=3)
     order(made, 0)
@@ -93,19 +92,19 @@ def test_tensor_batches_have_the_sizes_asked_for(num, batch_size, merge_single, 
 
 def test_tensor_batches_never_share_memory_with_the_data():
     x = rows(4)
-    for batch, _ in TensorBatches(x, batch_size=4, seed=0).epoch(0):
-        batch.zero_()
+    for made in TensorBatches(x, batch_size=4, seed=0).epoch(0):
+        made.x.zero_()
     assert torch.equal(x, rows(4))
 
 
 def test_tensor_batches_evaluate_on_all_rows_up_to_the_limit(monkeypatch):
-    monkeypatch.setattr(batches, "MAX_EVALUATED", 20)
+    monkeypatch.setattr(batch, "MAX_EVALUATED", 20)
     x = rows(20)
     assert torch.equal(TensorBatches(x, batch_size=8, seed=0).some_rows().x, x)
 
 
 def test_tensor_batches_evaluate_on_a_fixed_random_part_of_many_rows(monkeypatch):
-    monkeypatch.setattr(batches, "MAX_EVALUATED", 20)
+    monkeypatch.setattr(batch, "MAX_EVALUATED", 20)
     made = TensorBatches(rows(500), batch_size=8, seed=0)
     some = made.some_rows().x
     order(made, 0)
@@ -146,13 +145,13 @@ def test_loader_batches_pass_through_prepare_whatever_the_epoch():
 
 
 def test_loader_batches_evaluate_on_the_first_rows_of_the_first_epoch(monkeypatch):
-    monkeypatch.setattr(batches, "MAX_EVALUATED", 5)
+    monkeypatch.setattr(batch, "MAX_EVALUATED", 5)
     loader = DataLoader(rows(40), batch_size=2, shuffle=True)
     made = LoaderBatches(loader, prepare=lambda batch: batch)
     first = order(made, 0)
     order(made, 1)
     assert made.some_rows().x[:, 0].int().tolist() == first[:5]
-    assert sum(map(len, made._seen)) == 6  # no more is kept in memory than is needed
+    assert sum(map(len, made._first._seen)) == 6  # no more is kept in memory than is needed
 
 
 class Pictures(Dataset):
@@ -192,9 +191,9 @@ def test_stacked_tensor_dataset_is_its_own_tensor():
 
 def test_stacked_is_none_exactly_above_the_limit(monkeypatch):
     data = Pictures([row.to(torch.float32) for row in rows(6)])  # 6 rows of 2 x 4 bytes
-    monkeypatch.setattr(batches, "MAX_STACKED_BYTES", 48)
+    monkeypatch.setattr(torch_data, "MAX_STACKED_BYTES", 48)
     assert stacked(data).shape == (6, 2)
-    monkeypatch.setattr(batches, "MAX_STACKED_BYTES", 47)
+    monkeypatch.setattr(torch_data, "MAX_STACKED_BYTES", 47)
     assert stacked(data) is None
     x = rows(6)  # is in memory already
     assert stacked(TensorDataset(x)) is x

@@ -12,10 +12,13 @@ from .dataset import checked_rows as checked_rows
 from .embedded import digits as digits
 from .faces import celeba as celeba
 from .files import from_file as from_file
+from .finite import FiniteScan as FiniteScan
 from .images import emnist as emnist
 from .images import fashion_mnist as fashion_mnist
 from .images import kmnist as kmnist
 from .images import mnist as mnist
+from .mapped import MappedDataset as MappedDataset
+from .mapped import memory_mapped as memory_mapped
 from .probabilistic_pca import LinearGaussian as LinearGaussian
 from .scaling import Scaling as Scaling
 from .simulated import LinearGaussianData as LinearGaussianData
@@ -24,8 +27,10 @@ from .simulated import linear_gaussian as linear_gaussian
 __all__ = [
     "CheckedArray",
     "Dataset",
+    "FiniteScan",
     "LinearGaussian",
     "LinearGaussianData",
+    "MappedDataset",
     "Scaling",
     "as_tensor",
     "celeba",
@@ -37,5 +42,6 @@ __all__ = [
     "from_file",
     "kmnist",
     "linear_gaussian",
+    "memory_mapped",
     "mnist",
 ]

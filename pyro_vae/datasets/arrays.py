@@ -11,9 +11,17 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from .finite import FiniteScan, place, sum_is_finite
 from .tables import numeric_table
 
-__all__ = ["CheckedArray", "as_tensor"]
+__all__ = [
+    "CheckedArray",
+    "as_tensor",
+    "check_gray_levels",
+    "check_rows",
+    "real_array",
+    "shared",
+]
 
 # Exactly the types in which every value is a real number that torch can sum and test. 8-bit and
 # narrower floats, quantized and complex types are not among them.
@@ -100,24 +108,26 @@ def as_tensor(
         if isinstance(x, pd.DataFrame | pd.Series):
             array, names, source = numeric_table(x, columns=columns, name=name)
         else:
-            array = _real_array(x, name)
+            array = real_array(x, name)
             source = array.dtype.name
-        _check_rows(array.shape, name)
-        tensor = _share(array)
+        check_rows(array.shape, name)
+        tensor = shared(array)
         if dtype is None and isinstance(x, list | tuple):
             dtype = torch.get_default_dtype()
     if tensor.dtype not in REAL_DTYPES:
         raise TypeError(f"{name} must be real numbers; got dtype {tensor.dtype}.")
     shape = tuple(tensor.shape)
-    _check_rows(shape, name)
+    check_rows(shape, name)
     if event_shape is not None:
         _check_event(shape, tuple(event_shape), name)
-    _check_finite(tensor, names, name)
+    finite = FiniteScan(names, name)
+    finite.add(tensor)
+    finite.check()
     if dtype is None:
         dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
     cast = tensor.to(dtype)
     # Only a narrower type can overflow; integers overflow in float16 alone.
-    if cast is not tensor and not _sum_is_finite(cast):
+    if cast is not tensor and not sum_is_finite(cast):
         _check_cast(cast, names, name)
     return CheckedArray(cast, names, source)
 
@@ -155,8 +165,17 @@ def _dense(x: Tensor, name: str) -> Tensor:
     return x.detach()
 
 
-def _real_array(x: Any, name: str) -> np.ndarray[Any, Any]:
-    """A numpy array of real numbers from an array, nested lists or any other array-like."""
+def real_array(x: Any, name: str) -> np.ndarray[Any, Any]:
+    """A numpy array of real numbers from an array, nested lists or any other array-like.
+
+    Raises:
+        TypeError: If the values are not real numbers, or are sparse or masked.
+        ValueError: If nested lists are not rectangular.
+
+    Example:
+        >>> real_array([[1, 2]], "x").shape
+        (1, 2)
+    """
     if hasattr(x, "toarray"):  # scipy.sparse, without importing it
         raise TypeError(
             f"{name} must be dense; got a sparse {type(x).__name__}. Use {name}.toarray()."
@@ -198,15 +217,31 @@ def _real_array(x: Any, name: str) -> np.ndarray[Any, Any]:
     return array
 
 
-def _share(array: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor over the array's memory, or over a copy where torch could not read it safely."""
+def shared(array: np.ndarray[Any, Any]) -> Tensor:
+    """A tensor over the array's memory, or over a copy where torch could not read it safely.
+
+    Example:
+        >>> shared(np.arange(4, dtype=">i4")[::-1]).tolist()
+        [3, 2, 1, 0]
+    """
     # torch reads neither negative strides nor foreign byte orders.
     array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
     # torch would warn of, and then allow, writes into read-only memory.
     return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
-def _check_rows(shape: Sequence[int], name: str) -> None:
+def check_rows(shape: Sequence[int], name: str) -> None:
+    """Refuse shapes without rows or without features.
+
+    Raises:
+        ValueError: If there is nothing to learn from.
+
+    Example:
+        >>> check_rows((0, 3), "x")
+        Traceback (most recent call last):
+        ValueError: x must have at least one row; got shape (0, 3). With no rows there is nothing
+        to learn from: look at the file or filter that it comes from.
+    """
     shape = tuple(shape)
     if not shape:
         raise ValueError(
@@ -238,39 +273,6 @@ def _check_event(shape: tuple[int, ...], event_shape: tuple[int, ...], name: str
     )
 
 
-def _sum_is_finite(x: Tensor) -> bool:
-    """Whether one cheap pass proves that every value is finite.
-
-    NaN and infinity never leave a sum again, so a finite sum is a proof. The opposite is not: a
-    sum of finite values may overflow, which calls for the exact scan.
-    """
-    return not x.is_floating_point() or bool(torch.isfinite(x.sum()))
-
-
-def _check_finite(x: Tensor, columns: tuple[str, ...] | None, name: str) -> None:
-    if _sum_is_finite(x):
-        return
-    for label, bad, mend in (
-        (
-            "NaN",
-            torch.isnan(x),
-            "Drop or impute those rows, or model the values as missing: nothing is dropped "
-            "silently.",
-        ),
-        (
-            "infinite values",
-            torch.isinf(x),
-            "They often come from a logarithm of zero or a division by zero; correct or drop "
-            "those rows.",
-        ),
-    ):
-        if bad.any():
-            raise ValueError(
-                f"{name} must not contain {label}; got {int(bad.sum())}, the first at "
-                f"{_first(bad, columns)}. {mend}"
-            )
-
-
 def _check_cast(cast: Tensor, columns: tuple[str, ...] | None, name: str) -> None:
     """Values were finite before the cast, so what is infinite now is an overflow."""
     bad = torch.isinf(cast)
@@ -279,16 +281,5 @@ def _check_cast(cast: Tensor, columns: tuple[str, ...] | None, name: str) -> Non
         raise ValueError(
             f"{name} must fit into {target}, whose largest value is "
             f"{torch.finfo(cast.dtype).max:.4g}; got {int(bad.sum())} that overflow to infinity, "
-            f"the first at {_first(bad, columns)}. Rescale {name}, or use dtype=torch.float64."
+            f"the first at {place(bad, columns)}. Rescale {name}, or use dtype=torch.float64."
         )
-
-
-def _first(bad: Tensor, columns: tuple[str, ...] | None) -> str:
-    """Where the first marked entry is, in the words of its data."""
-    index: list[int] = bad.nonzero()[0].tolist()
-    if len(index) > 2:
-        return f"index {tuple(index)}"
-    where = f"row {index[0]}"
-    if len(index) == 2:
-        where += f", column {index[1]}" if columns is None else f", column {columns[index[1]]!r}"
-    return where

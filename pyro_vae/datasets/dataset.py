@@ -16,7 +16,7 @@ from torch import Tensor
 from .arrays import CheckedArray, as_tensor, check_gray_levels
 from .scaling import Scaling
 
-__all__ = ["Dataset", "checked_rows"]
+__all__ = ["Dataset", "checked_rows", "row_index", "split_rows"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -123,18 +123,9 @@ class Dataset:
             >>> len(train), len(test), float(train.x.sum() + test.x.sum())
             (7, 3, 45.0)
         """
-        num_held_out = round(held_out * self.num_data) if 0 < held_out < 1 else 0
-        if not 0 < num_held_out < self.num_data:
-            raise ValueError(
-                "held_out must be a fraction between 0 and 1 that leaves rows in both parts; got "
-                f"{held_out} of {self.num_data} rows."
-            )
-        order = np.random.default_rng(seed).permutation(self.num_data)
-        test = self.subset(order[:num_held_out])
-        return (
-            self.subset(order[num_held_out:]),
-            dataclasses.replace(test, name=f"{self.name} (held out)"),
-        )
+        kept, held = split_rows(self.num_data, held_out=held_out, seed=seed)
+        test = self.subset(held)
+        return self.subset(kept), dataclasses.replace(test, name=f"{self.name} (held out)")
 
     def subset(self, indices: Sequence[int] | Tensor | np.ndarray[Any, Any] | slice) -> Self:
         """The rows at ``indices``, in that order.
@@ -149,7 +140,7 @@ class Dataset:
             ValueError: If no row is left, or ``indices`` has not one dimension.
             IndexError: If a row does not exist.
         """
-        return dataclasses.replace(self, **self._rows(_row_index(indices, self.x)))
+        return dataclasses.replace(self, **self._rows(row_index(indices, self.x)))
 
     def _rows(self, index: Tensor) -> dict[str, Any]:
         """The fields that have one entry per datum, at these rows."""
@@ -210,6 +201,10 @@ class Dataset:
             image_shape=self.image_shape,
         )
 
+    def in_memory(self) -> Self:
+        """The data as they are; a :class:`MappedDataset` is read into memory by this."""
+        return self
+
     @property
     def raw(self) -> Tensor:
         """The data in raw units, shape ``(N, *event_shape)``."""
@@ -253,8 +248,36 @@ def _long(labels: Any, x: Tensor) -> Tensor:
     return values.to(device=x.device, dtype=torch.int64)
 
 
-def _row_index(indices: Any, x: Tensor) -> Tensor:
-    """Row numbers on the device of ``x``, whatever the default device is."""
+def split_rows(
+    num_data: int, *, held_out: float, seed: int
+) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Numbers of the rows to learn from and of those held out, each in random order.
+
+    Raises:
+        ValueError: If ``held_out`` leaves either part empty.
+
+    Example:
+        >>> kept, held = split_rows(10, held_out=0.3, seed=0)
+        >>> len(kept), len(held), sorted([*kept, *held]) == list(range(10))
+        (7, 3, True)
+    """
+    num_held_out = round(held_out * num_data) if 0 < held_out < 1 else 0
+    if not 0 < num_held_out < num_data:
+        raise ValueError(
+            "held_out must be a fraction between 0 and 1 that leaves rows in both parts; got "
+            f"{held_out} of {num_data} rows."
+        )
+    order = np.random.default_rng(seed).permutation(num_data)
+    return order[num_held_out:], order[:num_held_out]
+
+
+def row_index(indices: Any, x: Tensor) -> Tensor:
+    """Row numbers on the device of ``x``, whatever the default device is.
+
+    Example:
+        >>> row_index(slice(1, 3), torch.zeros(5))
+        tensor([1, 2])
+    """
     if isinstance(indices, slice):
         indices = range(len(x))[indices]
     if not isinstance(indices, Tensor):

@@ -17,7 +17,7 @@ from .arrays import as_tensor, check_gray_levels
 from .dataset import Dataset
 from .scaling import Scaling
 
-__all__ = ["from_file"]
+__all__ = ["from_file", "mapped_npy"]
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -74,11 +74,7 @@ def from_file(
             f"path must end in {', '.join(SUFFIXES)}; got {source.name!r}. Save other data with "
             "numpy.save or DataFrame.to_csv(index=False)."
         )
-    if not source.is_file():
-        kind = "a folder" if source.is_dir() else "no such file"
-        raise FileNotFoundError(f"path must be a file; got {source}, {kind}.")
-    if source.stat().st_size == 0:
-        raise ValueError(f"{source} must hold data; got an empty file.")
+    _check_file(source)
     if key is not None and source.suffix.lower() != ".npz":
         raise ValueError(
             f"key must be left out but for .npz files; got {key!r} for {source.name}."
@@ -95,7 +91,7 @@ def from_file(
             "both with numpy.savez(path, x=..., labels=...)."
         )
     else:
-        raw, codes = _read_npy(source), None
+        raw, codes = np.array(mapped_npy(source)), None
     checked = as_tensor(raw, dtype=dtype or torch.get_default_dtype(), name=source.name)
     scaling = scaling or Scaling.identity()
     if scaling == Scaling.identity():
@@ -111,13 +107,33 @@ def from_file(
     )
 
 
-def _read_npy(path: Path) -> np.ndarray[Any, Any]:
+def mapped_npy(path: Path) -> np.ndarray[Any, Any]:
+    """The array in a ``.npy`` file, mapped and not read.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is empty, damaged or made of objects.
+
+    Example:
+        >>> mapped_npy(Path("nowhere.npy"))
+        Traceback (most recent call last):
+        FileNotFoundError: path must be a file; got nowhere.npy, no such file.
+    """
+    _check_file(path)
     try:
         # A memory map compares the header with the file's size before anything is allocated, and
         # cannot hold objects at all.
-        return np.array(np.lib.format.open_memmap(path, mode="r"))
+        return np.lib.format.open_memmap(path, mode="r")
     except DAMAGE as error:
         raise _damaged(path, error) from error
+
+
+def _check_file(path: Path) -> None:
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no such file"
+        raise FileNotFoundError(f"path must be a file; got {path}, {kind}.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} must hold data; got an empty file.")
 
 
 def _read_npz(

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .arrays import as_tensor
+from .finite import FiniteScan
 
 __all__ = ["Scaling"]
 
@@ -80,7 +81,8 @@ class Scaling:
         feature has none: it is centered with scale 1, and a warning names it.
 
         Args:
-            raw: Data, shape ``(N, *event_shape)``, in any form that ``as_tensor`` takes.
+            raw: Data, shape ``(N, *event_shape)``, in any form that ``as_tensor`` takes; or a
+                ``MappedDataset``, which is read twice.
 
         Returns:
             A scaling per feature, computed in float64. Fit it to the training part alone.
@@ -94,16 +96,20 @@ class Scaling:
             >>> scaling.to_dict()
             {'shift': [2.0, 20.0], 'scale': [1.0, 10.0]}
         """
-        checked = as_tensor(raw, name="raw")
-        values = checked.tensor.to(torch.float64)
-        shift = values.mean(0)
-        scale = (values - shift).square().mean(0).sqrt()
-        # Not scale == 0: the mean of many equal values is rounded, and leaves a tiny scale.
-        constant = values.amax(0) == values.amin(0)
+        if callable(getattr(raw, "chunks", None)):
+            columns = None
+            shift, scale, constant = _moments_of_chunks(raw)
+        else:
+            checked = as_tensor(raw, name="raw")
+            values, columns = checked.tensor.to(torch.float64), checked.columns
+            shift = values.mean(0)
+            scale = (values - shift).square().mean(0).sqrt()
+            # Not scale == 0: the mean of many equal values is rounded, and leaves a tiny scale.
+            constant = values.amax(0) == values.amin(0)
         if constant.any():
             warnings.warn(
                 f"raw must vary in each column to be standardized; got constant "
-                f"{_named(constant, checked.columns)}, centered with scale 1. Drop what is "
+                f"{_named(constant, columns)}, centered with scale 1. Drop what is "
                 "constant, it tells a model nothing.",
                 stacklevel=2,
             )
@@ -221,6 +227,26 @@ class Scaling:
             text = f"({text})" if self.shift != 0.0 else text
             text = f"{text} / {self.scale:g}"
         return f"x = {text}"
+
+
+def _moments_of_chunks(raw: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, standard deviation, and which features are constant, in two passes."""
+    finite = FiniteScan(None, "raw")
+    total: Any = 0.0
+    squares: Any = 0.0
+    varies: Any = False
+    first: Tensor | None = None
+    for numbers, chunk in raw.chunks():
+        finite.add(chunk, numbers)
+        values = chunk.double()
+        first = values[0] if first is None else first
+        total = total + values.sum(0)
+        varies = varies | (values != first).any(0)
+    finite.check()
+    shift = total / len(raw)
+    for _, chunk in raw.chunks():
+        squares = squares + (chunk.double() - shift).square().sum(0)
+    return shift, (squares / len(raw)).sqrt(), ~varies
 
 
 def _canonical(part: Any) -> float | Tensor:

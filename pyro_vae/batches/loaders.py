@@ -1,0 +1,143 @@
+"""Batches of a torch DataLoader."""
+
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from pyro_vae.seeding import seeded
+
+from . import batch as limits
+from .batch import Batch, Part
+from .prefetch import prefetched
+from .torch_data import first
+
+__all__ = ["FirstRows", "LoaderBatches", "opened", "taken"]
+
+
+class LoaderBatches:
+    """Batches of a torch DataLoader, each checked and moved as it comes.
+
+    The order is the loader's own, and so is its randomness. A loader with workers is read ahead by
+    a thread. One without runs its dataset in this process, where it may draw from the global
+    random state that the noise of the steps comes from: it is read between the steps.
+
+    Args:
+        loader: Yields tensors, or tuples whose first entry is x.
+        prepare: Checks one batch and puts it on the device.
+        part: From row numbers in a batch to those that this process takes; the loaders of all
+            processes then yield the same batches, of an order that is a function of the epoch
+            where a loader shuffles by the global random state. All unless given.
+
+    Raises:
+        ValueError: If the loader has no batches.
+
+    Example:
+        >>> loader = DataLoader(torch.zeros(5, 2), batch_size=3)
+        >>> batches = LoaderBatches(loader, prepare=lambda rows: rows)
+        >>> [batch.num_global for batch in batches.epoch(0)]
+        [3, 2]
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        *,
+        prepare: Callable[[Any], Tensor],
+        part: Part | None = None,
+    ) -> None:
+        self._loader = loader
+        self._prepare = prepare
+        self._part = part
+        self._first = FirstRows()
+        if len(loader) == 0:
+            raise ValueError("x must have at least one batch; got a DataLoader without any.")
+
+    def __len__(self) -> int:
+        return len(self._loader)
+
+    def epoch(self, index: int) -> Generator[Batch, None, None]:
+        """The batches of one epoch."""
+        with closing(self._opened(index)) as batches:
+            for batch in batches:
+                x = self._prepare(first(batch))
+                self._first.add(x)
+                yield Batch(taken(x, self._part), None, len(x))
+        self._first.is_full = True
+
+    def some_rows(self) -> Batch:
+        """The first rows that the first epoch brought."""
+        return self._first.batch()
+
+    def close(self) -> None:
+        """Nothing is open between epochs."""
+
+    def _opened(self, index: int) -> Generator[Any, None, None]:
+        batches = opened(self._loader)
+        if self._part is None:
+            yield from batches
+            return
+        # A loader that shuffles draws its order from the global random state at the first batch,
+        # and the noise of each process is its own.
+        with seeded(0, "order of a loader", index):
+            one = next(batches, None)
+        if one is not None:
+            yield one
+        yield from batches
+
+
+class FirstRows:
+    """The first rows that came by, for want of row numbers to choose others by.
+
+    Attributes:
+        is_full: Whether no more are taken.
+
+    Example:
+        >>> rows = FirstRows()
+        >>> rows.add(torch.zeros(3, 2))
+        >>> rows.batch().num_global
+        3
+    """
+
+    def __init__(self) -> None:
+        self._seen: list[Tensor] = []
+        self.is_full = False
+
+    def add(self, x: Tensor) -> None:
+        """Keep the rows of x while they are needed."""
+        if not self.is_full:
+            self._seen.append(x)
+            self.is_full = sum(map(len, self._seen)) >= limits.MAX_EVALUATED
+
+    def batch(self) -> Batch:
+        """At most ``MAX_EVALUATED`` of them."""
+        x = torch.cat(self._seen)[: limits.MAX_EVALUATED]
+        return Batch(x, None, len(x))
+
+
+def opened(loader: DataLoader[Any]) -> Generator[Any, None, None]:
+    """What a loader yields, read ahead if it has workers.
+
+    Example:
+        >>> [len(rows) for rows in opened(DataLoader(torch.zeros(5, 2), batch_size=3))]
+        [3, 2]
+    """
+    # The loader draws its seed on the default device, which may be none with numbers on it.
+    with torch.device("cpu"):
+        batches = iter(loader)
+    yield from prefetched(batches) if loader.num_workers else batches
+
+
+def taken(x: Tensor, part: Part | None) -> Tensor:
+    """The rows of a batch that this process takes.
+
+    Example:
+        >>> taken(torch.tensor([1.0, 2.0, 3.0]), lambda rows: rows[1:])
+        tensor([2., 3.])
+    """
+    if part is None:
+        return x
+    return x.index_select(0, part(torch.arange(len(x), device=x.device)))

@@ -1,0 +1,138 @@
+"""Batches of a stream, which has no length and no row numbers."""
+
+import logging
+from collections.abc import Callable, Generator, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from .batch import Batch, Part, bounds
+from .loaders import FirstRows, opened, taken
+
+__all__ = ["StreamBatches"]
+
+logger = logging.getLogger(__name__)
+
+
+class StreamBatches:
+    """Batches of what an iterable yields; ``num_data`` rows make an epoch.
+
+    Rows are put together anew, so that each batch but the last one of an epoch has ``batch_size``.
+    A stream that is longer than ``num_data`` goes on in the next epoch where it stopped. One that
+    ends within an epoch ends that epoch too, which is told once; the next epoch opens it again.
+    The order is the stream's own: a fit to it can be repeated only if that is.
+
+    Args:
+        stream: Can be iterated again from its start; a DataLoader with workers is read ahead.
+        as_rows: From what it yields to rows, ``(n, *event_shape)``.
+        num_data: Rows of an epoch.
+        batch_size: Rows of a batch.
+        prepare: Checks one batch and puts it on the device.
+        merge_single: Add a last batch of one row to the batch before it.
+        part: From row numbers in a batch to those that this process takes; the streams of all
+            processes have to yield the same rows then. All unless given.
+
+    Example:
+        >>> batches = StreamBatches(
+        ...     [torch.zeros(3, 2), torch.ones(4, 2)],
+        ...     as_rows=lambda rows: rows,
+        ...     num_data=7,
+        ...     batch_size=5,
+        ...     prepare=lambda rows: rows,
+        ... )
+        >>> [batch.x[:, 0].tolist() for batch in batches.epoch(0)]
+        [[0.0, 0.0, 0.0, 1.0, 1.0], [1.0, 1.0]]
+    """
+
+    def __init__(
+        self,
+        stream: Iterable[Any],
+        *,
+        as_rows: Callable[[Any], Tensor],
+        num_data: int,
+        batch_size: int,
+        prepare: Callable[[Any], Tensor],
+        merge_single: bool = False,
+        part: Part | None = None,
+    ) -> None:
+        self._stream, self._as_rows, self._num_data = stream, as_rows, num_data
+        self._prepare, self._merge_single, self._part = prepare, merge_single, part
+        self._sizes = [
+            stop - start for start, stop in bounds(num_data, batch_size, merge_single=merge_single)
+        ]
+        self._first = FirstRows()
+        self._open: Generator[Any, None, None] | None = None
+        self._left: list[Tensor] = []
+        self._has_told = False
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def epoch(self, index: int) -> Generator[Batch, None, None]:
+        """The batches of one epoch."""
+        num_read = 0
+        for size in self._sizes:
+            rows = self._next(size)
+            if rows is None and num_read == 0:  # it ended with the epoch before
+                rows = self._next(size)
+            if rows is None and num_read == 0:
+                raise ValueError("x must have at least one row; got a stream without any.")
+            num_rows = 0 if rows is None else len(rows)
+            num_read += num_rows
+            if rows is not None and not (self._merge_single and num_rows == 1 < size):
+                x = self._prepare(rows)
+                self._first.add(x)
+                yield Batch(taken(x, self._part), None, len(x))
+            if num_rows < size:
+                self._tell(num_read, index)
+                break
+        self._first.is_full = True
+
+    def some_rows(self) -> Batch:
+        """The first rows that the first epoch brought."""
+        return self._first.batch()
+
+    def close(self) -> None:
+        """Close the stream; a further epoch opens it again."""
+        if self._open is not None:
+            self._open.close()
+        self._open, self._left = None, []
+
+    def _next(self, size: int) -> Tensor | None:
+        """The next rows, fewer where the stream ends, None where it has ended."""
+        if self._open is None:
+            self._open = _opened(self._stream)
+        num_rows = sum(map(len, self._left))
+        while num_rows < size:
+            try:
+                block = self._as_rows(next(self._open))
+            except StopIteration:
+                self._open = None
+                break
+            self._left.append(block)
+            num_rows += len(block)
+        if num_rows == 0:
+            return None
+        rows = torch.cat(self._left) if len(self._left) > 1 else self._left[0]
+        self._left = [rows[size:]] if num_rows > size else []
+        return rows[:size]
+
+    def _tell(self, num_read: int, index: int) -> None:
+        if not self._has_told:
+            logger.warning(
+                "x ended after %d of the num_data = %d rows of epoch %d, which ends there; the "
+                "next epoch reads it from its start.",
+                num_read,
+                self._num_data,
+                index + 1,
+            )
+        self._has_told = True
+
+
+def _opened(stream: Iterable[Any]) -> Generator[Any, None, None]:
+    if isinstance(stream, DataLoader):
+        yield from opened(stream)
+    else:
+        yield from stream
