@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         priors,
     )
     from pyro_vae.comparison import compare
+    from pyro_vae.compiled_svi import CompiledSVI
     from pyro_vae.diagnosis import diagnose
     from pyro_vae.export import to_arviz
     from pyro_vae.fit_result import FitResult
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VAE",
+    "CompiledSVI",
     "FitResult",
     "baselines",
     "bernoulli_vae",
@@ -58,6 +60,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "VAE": "pyro_vae.vae",
+    "CompiledSVI": "pyro_vae.compiled_svi",
     "FitResult": "pyro_vae.fit_result",
     "bernoulli_vae": "pyro_vae.ready_made",
     "compare": "pyro_vae.comparison",

@@ -5,6 +5,7 @@ once; ``commands`` and torch come when there is something to do.
 """
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -31,18 +32,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if getattr(options, "config", None) is not None:
             words = list(sys.argv[1:] if arguments is None else arguments)
             options = parser.parse_args(_with_config(words, options.config, parser))
+        if _is_one_of_many() and options.command != "fit":
+            raise ValueError(
+                f"{options.command} must be run by one process; got {os.environ['WORLD_SIZE']}. "
+                "Start it without torchrun."
+            )
         from pyro_vae import commands  # torch takes seconds to import
 
         run = getattr(commands, options.command)
         with _warnings_in_one_line():
             status: int = run(options) or 0  # most commands have no other outcome than done
     except (ValueError, TypeError, OSError, RuntimeError, FloatingPointError) as error:
-        print(f"pyro-vae {options.command}: {error}", file=sys.stderr)
+        print(f"{_speaker(options)}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"pyro-vae {options.command}: interrupted", file=sys.stderr)
+        print(f"{_speaker(options)}: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _is_one_of_many() -> bool:
+    """Whether torchrun started this process and others."""
+    return os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _speaker(options: argparse.Namespace) -> str:
+    process = f" (process {os.environ.get('RANK')})" if _is_one_of_many() else ""
+    return f"pyro-vae {options.command}{process}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -165,6 +181,11 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         "--free-bits", type=_not_negative, help="nats that the KL of a latent dimension has free"
     )
     training.add_argument("--clip-norm", type=_positive(float), help="largest gradient norm")
+    training.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile model, guide and optimizer to one graph: seconds once, then faster steps",
+    )
     training.add_argument(
         "--patience",
         type=_positive(int),

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
+from pyro_vae.optim.processes import Processes
 from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import seeded
 from pyro_vae.traces import Programs, elbo_terms
@@ -39,7 +40,12 @@ def evaluating(
 
 
 def evaluate(
-    programs: Programs, x: Tensor, *, seed: int, rows: Tensor | None = None
+    programs: Programs,
+    x: Tensor,
+    *,
+    seed: int,
+    rows: Tensor | None = None,
+    processes: Processes | None = None,
 ) -> dict[str, float]:
     """Mean ELBO and its two terms over data, one draw for each datum, in nats per datum.
 
@@ -48,9 +54,11 @@ def evaluate(
 
     Args:
         programs: Model and guide; a module is evaluated in evaluation mode.
-        x: Data, ``(N, *event_shape)``.
+        x: Data, ``(N, *event_shape)``; with several processes this one's part, perhaps no rows.
         seed: Seed of the draws.
         rows: Row numbers of x where x is not all the data.
+        processes: Those that evaluate a part each: what is returned is of all rows together, and
+            the same for all of them. None for this process alone.
 
     Returns:
         ``elbo``, ``expected_log_likelihood``, ``kl``, and ``elbo_se``: the standard error of the
@@ -63,17 +71,23 @@ def evaluate(
         >>> abs(row["expected_log_likelihood"] - row["kl"] - row["elbo"]) < 1e-5
         True
     """
+    processes = processes or Processes()
     parts = per_datum_parts(programs)
-    found: list[Tensor] = []
-    with evaluating(programs, seed, "evaluation", device=x.device):
-        for piece, index in pieces(parts, x, ROWS_AT_A_TIME, rows=rows):
+    found = [x.new_zeros(3, 0, dtype=torch.float64)]
+    with evaluating(programs, seed, "evaluation", *processes.noise, device=x.device):
+        for piece, index in pieces(parts, x, ROWS_AT_A_TIME, rows=rows) if len(x) else ():
             with at_rows(parts, index):
                 terms = elbo_terms(programs, piece, num_samples=1)
-            found.append(torch.cat([terms.elbo, terms.expected_log_likelihood, terms.kl]))
-    elbo, log_likelihood, kl = torch.cat(found, dim=1).double()
+            values = torch.cat([terms.elbo, terms.expected_log_likelihood, terms.kl])
+            found.append(values.double())
+    values = torch.cat(found, dim=1)
+    num_data = processes.sum(values.new_tensor([len(x)])).item()
+    means = processes.sum(values.sum(1)) / num_data
+    squares = processes.sum((values[0] - means[0]).square().sum()).item()
+    elbo, log_likelihood, kl = means.tolist()
     return {
-        "elbo": elbo.mean().item(),
-        "expected_log_likelihood": log_likelihood.mean().item(),
-        "kl": kl.mean().item(),
-        "elbo_se": elbo.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan,
+        "elbo": elbo,
+        "expected_log_likelihood": log_likelihood,
+        "kl": kl,
+        "elbo_se": math.sqrt(squares / (num_data - 1) / num_data) if num_data > 1 else math.nan,
     }

@@ -16,6 +16,7 @@ from torch import nn
 from pyro_vae import toml
 from pyro_vae.checkpoint import CheckpointError, load_weights, save_weights
 from pyro_vae.files import replaced_file
+from pyro_vae.optim import Processes
 
 __all__ = ["RunDirectory"]
 
@@ -144,6 +145,7 @@ def _environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
+        "processes": Processes.current().size,
         "threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpus": os.cpu_count(),

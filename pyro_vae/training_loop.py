@@ -3,8 +3,8 @@
 import math
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import closing, contextmanager
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
+from pyro_vae.compiled_svi import CompiledSVI
 from pyro_vae.held import HeldModel
 from pyro_vae.interrupt import InterruptGuard
 from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
 from pyro_vae.objectives import KLWeight
-from pyro_vae.optim import OneTorchOptim, Schedule
+from pyro_vae.optim import DistributedOptim, OneTorchOptim, Schedule
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
 from pyro_vae.seeding import seeded
@@ -26,6 +27,19 @@ from pyro_vae.traces import Programs, log_densities
 __all__ = ["TrainingLoop"]
 
 MAX_SKIPPED_IN_A_ROW = 10
+
+READ_ON_A_GPU = 10
+"""Compiled steps whose losses are read at once on a GPU: each reading waits for the device. (Not
+run where this was written, which has none; on the CPU every step is read.)"""
+
+
+class _Launched(NamedTuple):
+    """A step that was taken, and whose loss may not have been read yet."""
+
+    status: Tensor | float
+    skipped: bool
+    num_rows: int
+    progress: float
 
 
 class TrainingLoop:
@@ -47,7 +61,7 @@ class TrainingLoop:
         self,
         vae: Programs,
         svi: SVI,
-        optim: OneTorchOptim,
+        optim: DistributedOptim,
         batches: Batches,
         schedule: Schedule,
         epochs: int,
@@ -70,16 +84,31 @@ class TrainingLoop:
 
     def run(self, epoch: int) -> float:
         """Take the steps of one epoch; return the mean loss in nats per datum."""
-        total, count = 0.0, 0
-        with _argument_validation(enabled=False), frozen_parts_allowed():
-            for index, batch in enumerate(self._batches.epoch(epoch)):
+        sums, processes = [0.0, 0.0], self._optim.processes
+        launched: list[_Launched] = []
+        with (
+            _argument_validation(enabled=False),
+            frozen_parts_allowed(),
+            closing(self._batches.epoch(epoch)) as batches,
+        ):
+            for index, batch in enumerate(batches):
                 progress = (epoch + index / len(self._batches)) / self._epochs
                 with at_rows(self._per_datum_parts, batch.rows):
-                    loss = self._step(batch.x, progress)
-                if math.isfinite(loss):
-                    total, count = total + loss, count + len(batch.x)
-                if self._guard.requested:
+                    status = self._step(batch.x, progress)
+                skipped = self._optim.skipped_last
+                launched.append(_Launched(status, skipped, len(batch.x), progress))
+                if len(launched) >= _reads_at_once(batch.x):
+                    self._read(launched, sums)
+                alone = processes.size == 1
+                if self._guard.requested if alone else self._optim.wants_stop:
                     break
+            self._read(launched, sums)
+        if isinstance(self._vae, nn.Module):
+            # Averages that networks keep of their batches are of other rows on each process.
+            processes.broadcast(self._vae.buffers())
+        total, count = processes.sum(
+            torch.tensor(sums, dtype=torch.float64, device="cpu")
+        ).tolist()
         return total / count if count else math.nan
 
     def keep_if_best(self, elbo: float) -> bool:
@@ -104,11 +133,15 @@ class TrainingLoop:
         if self._held is not None:
             self._held.release()
 
-    def _step(self, x: Tensor, progress: float) -> float:
+    def _step(self, x: Tensor, progress: float) -> Tensor | float:
         self._optim.num_data = len(x)
         self._optim.rate_factor = self._schedule(progress)
+        self._optim.wants_stop = self._guard.requested
         self._kl_weight.at(progress)
         try:
+            if len(x) == 0:  # the other processes have the rows of a small last batch
+                self._optim.take_part()
+                return 0.0
             if self._is_first_step:
                 with _argument_validation(enabled=True):
                     if not isinstance(self._vae, ProgramModule):  # whose sites are known
@@ -118,24 +151,42 @@ class TrainingLoop:
                     loss = float(self._svi.step(x))
                 _check_registration(self._vae, self._optim)
                 self._is_first_step = False
-            else:
-                loss = float(self._svi.step(x))
+                return loss
+            if isinstance(self._svi, CompiledSVI):
+                return self._svi.launch(x)
+            return float(self._svi.step(x))
         except BaseException:
             # SVI zeroes gradients in its last line only; a later fit must not inherit these.
             for param in self._optim.params:
                 param.grad = None
             raise
-        self._skipped_in_a_row = self._skipped_in_a_row + 1 if self._optim.skipped_last else 0
-        if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-            self.restore_best()
-            raise FloatingPointError(
-                f"gradient must be finite; got {MAX_SKIPPED_IN_A_ROW} steps in a row where it is "
-                f"not, at {progress:.1%} of the fit, with a loss of {loss / len(x):.4g} nats per "
-                "datum. The parameters are those of the best epoch, or, in the first, those "
-                "before these steps. Try a lower learning_rate, clip_norm=100, or a larger "
-                "variance to start from."
-            )
-        return loss
+
+    def _read(self, launched: list[_Launched], sums: list[float]) -> None:
+        """Add losses and rows of the launched steps to ``sums``, and look for divergence."""
+        for step in launched:
+            loss, skipped = step.status, step.skipped
+            if isinstance(loss, Tensor) and isinstance(self._svi, CompiledSVI):
+                loss = self._svi.read(loss)
+                skipped = self._optim.skipped_last
+            if math.isfinite(loss):
+                sums[0] += float(loss)
+                sums[1] += step.num_rows
+            self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
+            if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                self.restore_best()
+                each = loss / max(1, step.num_rows)
+                raise FloatingPointError(
+                    f"gradient must be finite; got {MAX_SKIPPED_IN_A_ROW} steps in a row where "
+                    f"it is not, at {step.progress:.1%} of the fit, with a loss of {each:.4g} "
+                    "nats per datum. The parameters are those of the best epoch, or, in the "
+                    "first, those before these steps. Try a lower learning_rate, clip_norm=100, "
+                    "or a larger variance to start from."
+                )
+        launched.clear()
+
+
+def _reads_at_once(x: Tensor) -> int:
+    return READ_ON_A_GPU if x.is_cuda else 1
 
 
 @contextmanager

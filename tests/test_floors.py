@@ -12,10 +12,13 @@ ROOT = Path(pyro_vae.__file__).parent
 
 FLOOR = {
     "arguments": -1,
+    "autocast": -1,
     "arviz_container": 0,
     "assembly": 0,
     "autoregressive": 0,
     "bounds": -1,
+    "capture": 0,
+    "compiled_svi": 2,
     "config_file": 0,
     "kinds": 0,
     "datasets": 0,

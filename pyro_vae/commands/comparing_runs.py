@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from pyro_vae.commands.data_choice import has_test_set, load, split_seed
+from pyro_vae.commands.data_choice import has_test_set, load_or_map, some_in_memory, split_seed
 from pyro_vae.commands.diagnosing import history_of, page_path
 from pyro_vae.commands.model_choice import heading, rebuild
 from pyro_vae.comparison import compare as compare_models
@@ -48,7 +48,7 @@ def compare(options: Namespace) -> None:
     for name, run in runs.items():
         config = configs[name]
         vae = rebuild(run, config)
-        train, held_out = load(config)
+        train, held_out = map(some_in_memory, load_or_map(config))
         data[name] = _some(held_out.reshape(*vae.event_shape), options)
         models[name] = _with_seconds(vae, run)
         facts[name] = f"{run.path}: {heading(config['model'], train, held_out)[1]}"

@@ -9,16 +9,25 @@ import torch
 
 from pyro_vae import datasets
 from pyro_vae.arguments import did_you_mean
-from pyro_vae.datasets import Dataset, Scaling
+from pyro_vae.datasets import Dataset, MappedDataset, Scaling
 
 __all__ = [
+    "Data",
     "as_images",
     "data_settings",
     "has_test_set",
     "load",
+    "load_or_map",
     "picture_settings",
+    "some_in_memory",
     "split_seed",
 ]
+
+Data = Dataset | MappedDataset
+
+
+MAPPED_ABOVE_BYTES = 2**30
+"""A larger .npy file is mapped and read row by row, not loaded."""
 
 IMAGE_SETS: dict[str, Callable[..., Dataset]] = {
     "mnist": datasets.mnist,
@@ -58,6 +67,18 @@ def split_seed(settings: Mapping[str, Any]) -> int:
 
 def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
     """Training and held-out data, scaled; a known scaling is used, else found on training rows."""
+    train, held_out = _load(settings, maps=False)
+    return train.in_memory(), held_out.in_memory()
+
+
+def load_or_map(settings: Mapping[str, Any]) -> tuple[Data, Data]:
+    """As :func:`load`, but those of a .npy file above ``MAPPED_ABOVE_BYTES`` stay in the file."""
+    return _load(settings, maps=True)
+
+
+def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
+    train: Data
+    held_out: Data
     wanted = settings["data"]
     source = wanted["source"]
     dtype = getattr(torch, settings.get("model", {}).get("dtype", "float32"))
@@ -73,17 +94,19 @@ def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
             for part in (True, False)
         )
     else:
+        data: Data
         if source == "digits":
             data = datasets.digits(dtype=dtype)
         else:
             _check_source(source)
-            data = datasets.from_file(
-                source,
-                scaling=Scaling.divide(wanted["divide"]) if wanted.get("divide") else None,
-                labels=wanted.get("labels"),
-                key=wanted.get("key"),
-                dtype=dtype,
-            )
+            scaling = Scaling.divide(wanted["divide"]) if wanted.get("divide") else None
+            labels, key = wanted.get("labels"), wanted.get("key")
+            if maps and labels is None and key is None and _is_large(source):
+                data = datasets.memory_mapped(source, scaling=scaling, dtype=dtype)
+            else:
+                data = datasets.from_file(
+                    source, scaling=scaling, labels=labels, key=key, dtype=dtype
+                )
         train, held_out = data.split(held_out=wanted["held_out"], seed=split_seed(settings))
     if wanted.get("scaling") is not None:
         # Written for the shape that the networks took, read before the data are given it.
@@ -99,12 +122,28 @@ def load(settings: Mapping[str, Any]) -> tuple[Dataset, Dataset]:
     return train.rescale(scaling), held_out.rescale(scaling)
 
 
-def as_images(data: Dataset) -> Dataset:
+def some_in_memory(data: Data, *, most: int | None = None) -> Dataset:
+    """The first rows of data in memory; of data in a file that were split they are random ones.
+
+    Args:
+        data: Any.
+        most: Largest number of rows; by default all that are in memory already, and of a file as
+            many as ``MAPPED_ABOVE_BYTES`` hold in double precision.
+    """
+    if most is None and isinstance(data, MappedDataset):
+        most = max(1, MAPPED_ABOVE_BYTES // (8 * data.num_features))
+    if most is None or most >= len(data):
+        return data.in_memory()
+    return data.subset(slice(0, most)).in_memory()
+
+
+def as_images(data: Data) -> Data:
     """The same data with event shape (channels, rows, columns), as convolutions take them."""
-    shape = data.image_shape
+    shape: tuple[int, ...] | None = data.image_shape
     if shape is None:
         raise ValueError(f"networks must be mlp for data that are no images; got conv for {data}.")
-    return data.reshape(*(shape if len(shape) == 3 else (1, *shape)))
+    has_channels = len(shape) == 3
+    return data.reshape(*shape) if has_channels else data.reshape(1, *shape)
 
 
 def picture_settings(
@@ -113,6 +152,12 @@ def picture_settings(
     """Image shape and column names of a run's data, where they have any."""
     shape, columns = config["data"].get("image_shape"), config["data"].get("columns")
     return None if shape is None else tuple(shape), None if columns is None else tuple(columns)
+
+
+def _is_large(source: str) -> bool:
+    path = Path(source).expanduser()
+    is_npy = path.suffix.lower() == ".npy" and path.is_file()
+    return is_npy and path.stat().st_size > MAPPED_ABOVE_BYTES
 
 
 def _check_source(source: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 from torch import Tensor
 
 from pyro_vae import datasets
-from pyro_vae.commands.data_choice import load
+from pyro_vae.commands.data_choice import load_or_map, some_in_memory
 from pyro_vae.commands.model_choice import heading, rebuild
 from pyro_vae.datasets import Dataset, Scaling
 from pyro_vae.diagnosis import diagnose as diagnose_vae
@@ -26,7 +26,7 @@ def diagnose(options: Namespace) -> int:
     config = run.config()
     vae = rebuild(run, config)
     out = page_path(options.out, run.file("diagnosis.html"))
-    train, held_out = load(config)
+    train, held_out = map(some_in_memory, load_or_map(config))
     x: Any = held_out.x.reshape(-1, *vae.event_shape)
     name = "held-out rows"
     if options.file is not None:

@@ -3,6 +3,7 @@
 import math
 from argparse import Namespace
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,19 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae import baselines, diagnostics, likelihoods, plots, priors
-from pyro_vae.commands.data_choice import as_images, data_settings, load
+from pyro_vae.commands.data_choice import (
+    Data,
+    as_images,
+    data_settings,
+    load_or_map,
+    some_in_memory,
+)
 from pyro_vae.commands.model_choice import VARIANCE, build, has_variance, heading, is_density
-from pyro_vae.commands.progress import shows_progress
+from pyro_vae.commands.progress import one_speaks, shows_progress
 from pyro_vae.commands.training_choice import training_options
 from pyro_vae.datasets import Dataset
+from pyro_vae.fit_result import FitResult
+from pyro_vae.optim.processes import Processes, started
 from pyro_vae.report import fit_report, mean_and_error, with_error
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
@@ -31,44 +40,69 @@ MAX_REPORTED = 10_000
 
 
 def fit(options: Namespace) -> None:
-    """``pyro-vae fit``."""
-    settings = _settings(options)
-    train, held_out = load(settings)
-    if options.networks == "conv":
-        train, held_out = as_images(train), as_images(held_out)
-    vae = build(settings["model"], train, seed=options.seed)
-    training = training_options(settings["fit"])
-    vae.prepare(train)  # data that p(x|z) cannot have are told before there is a directory
-    resolve_device(vae, options.device)  # a wrong one is told before there is a directory
+    """``pyro-vae fit``, by one process or by those that ``torchrun`` started."""
+    with started(device=options.device) as processes, one_speaks(processes):
+        settings = _settings(options)
+        with processes.first_ahead() if options.download else nullcontext():
+            train, held_out = load_or_map(settings)
+        if options.networks == "conv":
+            train, held_out = as_images(train), as_images(held_out)
+        vae = build(settings["model"], train, seed=options.seed)
+        training = training_options(settings["fit"])
+        # Data that p(x|z) cannot have are told before there is a directory, where they are few.
+        vae.prepare(some_in_memory(train))
+        resolve_device(vae, options.device)  # a wrong one is told before there is a directory
+        run = _new_run(options) if processes.is_first else None
+        if run is not None:
+            run.write_config(_resolved(settings, train, held_out))
+
+        # Where the validation rows choose the epoch, the report needs others.
+        learned_from, validation = train, held_out
+        if options.patience is not None:
+            learned_from, validation = train.split(held_out=0.1, seed=options.seed)
+        result = fit_vae(
+            vae,
+            learned_from,
+            validation=validation,
+            progress=shows_progress(options),
+            **training,
+        )
+        if run is not None:
+            run.write_weights(vae)
+            run.write_table("history.csv", result.history)
+    # The others are not needed any more, and need not wait.
+    if run is not None:
+        _report(run, options, settings, (train, held_out), result, processes)
+
+
+def _new_run(options: Namespace) -> RunDirectory:
     if options.out is not None:
-        run = RunDirectory.create(options.out)
-    else:
-        run = RunDirectory.create_numbered("runs", _name(options))
-    run.write_config(_resolved(settings, train, held_out))
+        return RunDirectory.create(options.out)
+    return RunDirectory.create_numbered("runs", _name(options))
 
-    # Where the validation rows choose the epoch, the report needs others.
-    learned_from, validation = train, held_out
-    if options.patience is not None:
-        learned_from, validation = train.split(held_out=0.1, seed=options.seed)
-    result = fit_vae(
-        vae,
-        learned_from,
-        validation=validation,
-        progress=shows_progress(options),
-        **training,
-    )
-    run.write_weights(vae)
-    run.write_table("history.csv", result.history)
 
-    parts = [part.subset(slice(0, MAX_REPORTED)) for part in (train, held_out)]
+def _report(
+    run: RunDirectory,
+    options: Namespace,
+    settings: dict[str, Any],
+    data: tuple[Data, Data],
+    result: FitResult,
+    processes: Processes,
+) -> None:
+    """Evaluate, draw, write and print."""
+    (train, held_out), vae = data, result.vae
+    parts = [some_in_memory(part, most=MAX_REPORTED) for part in (train, held_out)]
     terms = [diagnostics.elbo_terms(vae, part.x) for part in parts]
     summaries = dict(zip(("train", "held out"), map(diagnostics.elbo_summary, terms), strict=True))
     run.write_table("summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index())
     if is_density(settings["model"]):
-        reference, gain = _probabilistic_pca(train, parts, options.latent_dim, terms[1])
+        reference, gain = _probabilistic_pca(
+            some_in_memory(train), parts, options.latent_dim, terms[1]
+        )
     else:
         reference, gain = {}, ["p(x|z) is no density of x: no comparison with probabilistic PCA"]
     kept = result.best_epoch if options.patience is not None else len(result.rows)
+    shared = f" by {processes.size} processes" if processes.size > 1 else ""
     text = fit_report(
         heading=heading(settings["model"], train, held_out),
         summaries=summaries,
@@ -78,7 +112,7 @@ def fit(options: Namespace) -> None:
             *_training_in_words(settings["fit"], terms),
             *gain,
             *(["Ctrl-C ended the fit early."] if result.interrupted else []),
-            f"{len(result.rows)} epochs in {result.seconds:.0f} s; "
+            f"{len(result.rows)} epochs in {result.seconds:.0f} s{shared}; "
             f"highest validation ELBO after epoch {result.best_epoch}, weights of epoch {kept}",
         ],
     )
@@ -123,6 +157,7 @@ def _settings(options: Namespace) -> dict[str, Any]:
             "kl_warmup": options.kl_warmup,
             "free_bits": options.free_bits,
             "clip_norm": options.clip_norm,
+            "compile": options.compile,
             "patience": options.patience,
             "seed": options.seed,
             "device": options.device,
@@ -130,7 +165,7 @@ def _settings(options: Namespace) -> dict[str, Any]:
     }
 
 
-def _resolved(settings: dict[str, Any], train: Dataset, held_out: Dataset) -> dict[str, Any]:
+def _resolved(settings: dict[str, Any], train: Data, held_out: Data) -> dict[str, Any]:
     """The configuration with what was found in the data."""
     data = {
         **settings["data"],
@@ -165,7 +200,7 @@ def _probabilistic_pca(
 def _draw(
     run: RunDirectory,
     vae: VAE,
-    held_out: Dataset,
+    held_out: Data,
     history: pd.DataFrame,
     reference: Mapping[str, list[tuple[float, float]]],
 ) -> None:
@@ -173,7 +208,7 @@ def _draw(
     shape, columns = held_out.image_shape, held_out.columns
     lines = {f"{name}, held out": values[1][0] for name, values in reference.items()}
     plots.save(plots.history(history, reference=lines), run.file("history.png"))
-    some = held_out.subset(slice(0, 2000))
+    some = some_in_memory(held_out, most=2000)
     with torch.no_grad(), seeded(0, "pictures"):
         means, covariances = _moments(vae.encode(some.x))
         usual = isinstance(vae.p_z, priors.StandardNormal)

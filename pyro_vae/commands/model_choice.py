@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import families, likelihoods, networks, priors
-from pyro_vae.commands.data_choice import picture_settings
-from pyro_vae.datasets import Dataset
+from pyro_vae.commands.data_choice import Data, picture_settings, some_in_memory
 from pyro_vae.kinds import FAMILIES, LIKELIHOODS, PRIORS, parse_kind
 from pyro_vae.ready_made import make_vae
 from pyro_vae.run_directory import RunDirectory
@@ -102,7 +101,7 @@ FAMILY_WORDS = {
 }
 
 
-def build(model: Mapping[str, Any], data: Dataset, *, seed: int) -> VAE:
+def build(model: Mapping[str, Any], data: Data, *, seed: int) -> VAE:
     """The VAE that a configuration describes, for data of this shape.
 
     Pseudo-inputs of a VampPrior are rows of the data.
@@ -111,7 +110,7 @@ def build(model: Mapping[str, Any], data: Dataset, *, seed: int) -> VAE:
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":
         prior = priors.VampPrior.from_data(
-            vae.q_z_given_x, data.x, num_components=int(number or 0), seed=seed
+            vae.q_z_given_x, some_in_memory(data).x, num_components=int(number or 0), seed=seed
         )
         vae = vae.with_prior(prior)
     return vae.to(getattr(torch, model["dtype"]))
@@ -132,7 +131,7 @@ def rebuild(run: RunDirectory, config: Mapping[str, Any]) -> VAE:
     return vae
 
 
-def heading(model: Mapping[str, Any], train: Dataset, held_out: Dataset) -> list[str]:
+def heading(model: Mapping[str, Any], train: Data, held_out: Data) -> list[str]:
     """What is fitted to what, in the symbols of the derivation."""
     words = []
     for key, kinds, table in (

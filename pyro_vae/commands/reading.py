@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import datasets, plots
-from pyro_vae.commands.data_choice import load, picture_settings
+from pyro_vae.commands.data_choice import load_or_map, picture_settings, some_in_memory
 from pyro_vae.commands.model_choice import rebuild
 from pyro_vae.datasets import Scaling
 from pyro_vae.files import replaced_file
@@ -72,7 +72,8 @@ def reconstruct(options: Namespace) -> None:
     vae = rebuild(run, config)
     scaling = Scaling.from_dict(config["data"]["scaling"])
     if options.file is None:
-        x, what = load(config)[1].x.reshape(-1, *vae.event_shape), "held-out rows"
+        held_out = some_in_memory(load_or_map(config)[1])
+        x, what = held_out.x.reshape(-1, *vae.event_shape), "held-out rows"
     else:
         key = config["data"].get("key") if Path(options.file).suffix == ".npz" else None
         raw = datasets.from_file(options.file, key=key, dtype=vae.dtype)

@@ -83,7 +83,7 @@ class OneTorchOptim(PyroOptim):
         grads = [p.grad for p in self._params if p.grad is not None]
         if not grads or self._optimizer is None:
             return
-        norm = float(torch.nn.utils.get_total_norm(grads)) / self.num_data
+        norm = _global_norm(grads) / self.num_data
         self.skipped_last = not math.isfinite(norm)
         if self.skipped_last:
             self.num_skipped += 1
@@ -95,7 +95,8 @@ class OneTorchOptim(PyroOptim):
             excess = 1.0 if self.clip_norm is None else max(1.0, norm / self.clip_norm)
             self._step_divided(self.num_data * excess, grads)
         # None rather than zeros: the next backward pass then stores instead of adding.
-        self._optimizer.zero_grad(set_to_none=True)
+        for param in self._params:
+            param.grad = None
 
     def _step_divided(self, divisor: float, grads: list[Tensor]) -> None:
         """One step with the gradients divided by ``divisor``."""
@@ -130,3 +131,12 @@ class OneTorchOptim(PyroOptim):
             self._optimizer.add_param_group({"params": new})
         known = len(self._learning_rates)
         self._learning_rates += [group["lr"] for group in self._optimizer.param_groups[known:]]
+
+
+def _global_norm(grads: list[Tensor]) -> float:
+    """Euclidean norm of all numbers in a list of gradients."""
+    if all(grad.is_cpu for grad in grads):
+        # One kernel for all is a gain on a GPU alone; here its dispatch costs more than the norms.
+        norms = [torch.linalg.vector_norm(grad) for grad in grads]
+        return float(torch.linalg.vector_norm(torch.stack(norms)))
+    return float(torch.nn.utils.get_total_norm(grads))
