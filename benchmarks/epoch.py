@@ -1,16 +1,18 @@
-"""An epoch of Fashion-MNIST: ``pv.fit`` against a hand-written loop and against stock Pyro.
+"""An epoch of Fashion-MNIST: ``pv.fit``, a loop by hand, stock Pyro, pythae's trainer.
 
-    PYRO_VAE_DATA=folder python benchmarks/epoch.py
+    PYRO_VAE_DATA=folder python benchmarks/epoch.py --pythae-python PATH --picture epoch.png
 
-One model for all three: MLP 784-400-20-400-784 with ReLU, p(x|z) = N(f(z), c I) with a learned
-scalar c, a diagonal normal guide, Adam at 1e-3, batches of 128. One process, the peers in turn,
-round after round; the first round warms up and is not counted. Medians and ratios are printed.
+One model for all: MLP 784-400-20-400-784 with ReLU, p(x|z) = N(f(z), c I) with a learned scalar
+c, a diagonal normal guide, Adam at 1e-3, batches of 128, the same first weights. Each peer has a
+process of its own and trains on from epoch to epoch; they take turns, and the first round, in
+which what is compiled is compiled, does not count.
 
-- fit: ``pv.fit(vae, x, epochs=1)``, with its checks, evaluation of the ELBO and history; each call
-  starts Adam's moments anew, so its ELBO may lag behind.
-- hand-written: the shortest honest PyTorch loop, tensors in memory, closed-form KL, torch's Adam.
+- fit: one call of ``pv.fit`` that is made to wait after every epoch, with its checks, its
+  evaluation of the ELBO and its history; with ``compile=True`` too.
+- by hand: the shortest honest PyTorch loop, tensors in memory, closed-form KL, torch's Adam.
 - stock Pyro: SVI as Pyro's own VAE example does it: a torchvision data set through a DataLoader
   with ToTensor, ``pyro.optim.Adam``, Trace_ELBO, argument validation as Python's default has it.
+- pythae: its VAE and its BaseTrainer, data in memory. Its c is 1 and fixed.
 """
 
 import os
@@ -18,142 +20,138 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 import argparse
-import math
 import statistics
-import time
-from collections.abc import Callable
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-import pyro
-import pyro.distributions as dist
-import torch
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision.datasets import FashionMNIST
-from torchvision.transforms import ToTensor
+import numpy as np
+import pictures
+from peers.epochs import load
+from tables import machine, markdown, spread
+from workers import Worker, Workers, alternate
 
-import pyro_vae as pv
-from pyro_vae import datasets
-
-FEATURES, HIDDEN, LATENT, BATCH, RATE = 784, 400, 20, 128, 1e-3
-
-
-class Networks(nn.Module):
-    """The same networks for both peers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.Sequential(
-            nn.Linear(FEATURES, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, 2 * LATENT)
-        )
-        self.decoder = nn.Sequential(
-            nn.Linear(LATENT, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, FEATURES)
-        )
-        self.log_variance = nn.Parameter(torch.tensor(math.log(0.1)))
-
-    def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and scale of q(z|x)."""
-        mean, raw = self.encoder(x).chunk(2, -1)
-        return mean, nn.functional.softplus(raw) + 1e-4
+COMPILED, EAGER, HAND = "pv.fit, compiled", "pv.fit", "by hand"
+PEERS = {
+    COMPILED: "fit compiled",
+    EAGER: "fit",
+    HAND: "hand eager",
+    f"{HAND}, fused Adam": "hand fused",
+    "stock Pyro, as its example": "stock",
+    "pythae's trainer": "pythae",
+}
+FLOOR = "matrix products"
+SIZE, BATCH, RATE = (784, 400, 20), 128, 1e-3
 
 
-def with_fit(x: Tensor) -> Callable[[], float]:
-    """An epoch by this package."""
-    vae = pv.gaussian_vae(features=FEATURES, latent_dim=LATENT, hidden=(HIDDEN,))
-    options: dict[str, Any] = {"schedule": pv.optim.constant, "progress": False}
-
-    def epoch() -> float:
-        fit = pv.fit(vae, x, epochs=1, batch_size=BATCH, learning_rate=RATE, **options)
-        return -fit.rows[-1]["loss"]
-
-    return epoch
-
-
-def by_hand(x: Tensor) -> Callable[[], float]:
-    """An epoch of a plain PyTorch loop."""
-    nets = Networks()
-    optimizer = torch.optim.Adam(nets.parameters(), lr=RATE)
-
-    def epoch() -> float:
-        total = 0.0
-        order = torch.randperm(len(x))
-        for start in range(0, len(x), BATCH):
-            rows = x[order[start : start + BATCH]]
-            mean, scale = nets.encode(rows)
-            z = mean + scale * torch.randn_like(mean)
-            distance = (rows - nets.decoder(z)).square().sum()
-            constant = rows.numel() * (nets.log_variance + math.log(2 * math.pi))
-            kl = 0.5 * (scale.square() + mean.square() - 1 - 2 * scale.log()).sum()
-            loss = 0.5 * (distance / nets.log_variance.exp() + constant) + kl
-            optimizer.zero_grad()
-            (loss / len(rows)).backward()
-            optimizer.step()
-            total += loss.item()
-        return -total / len(x)
-
-    return epoch
-
-
-def with_stock_pyro(root: str) -> Callable[[], float]:
-    """An epoch as Pyro's VAE example has it."""
-    loader = DataLoader(FashionMNIST(root, transform=ToTensor()), batch_size=BATCH, shuffle=True)
-    nets = Networks()
-
-    def model(x: Tensor) -> None:
-        pyro.module("networks", nets)
-        with pyro.plate("data", len(x)):
-            zeros, ones = x.new_zeros(len(x), LATENT), x.new_ones(len(x), LATENT)
-            z = pyro.sample("latent", dist.Normal(zeros, ones).to_event(1))
-            scale = (0.5 * nets.log_variance).exp()
-            pyro.sample("obs", dist.Normal(nets.decoder(z), scale).to_event(1), obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module("networks", nets)
-        with pyro.plate("data", len(x)):
-            pyro.sample("latent", dist.Normal(*nets.encode(x)).to_event(1))
-
-    adam = pyro.optim.Adam({"lr": RATE})  # type: ignore[attr-defined]
-    svi = pyro.infer.SVI(model, guide, adam, pyro.infer.Trace_ELBO())
-
-    def epoch() -> float:
-        total = sum(svi.step(x.reshape(-1, FEATURES)) for x, _ in loader)
-        return -total / len(loader.dataset)  # type: ignore[arg-type]
-
-    return epoch
-
-
-def main() -> None:
-    """Run the peers in turn and print one table."""
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print one table and draw one picture."""
     parser = argparse.ArgumentParser(description="Seconds for one epoch of Fashion-MNIST.")
     parser.add_argument("--root", default=os.environ.get("PYRO_VAE_DATA"), help="data folder")
     parser.add_argument("--rounds", type=int, default=5, help="counted rounds")
-    options = parser.parse_args()
-    x = datasets.fashion_mnist(root=options.root).x
-    peers = {
-        "pv.fit": with_fit(x),
-        "hand-written PyTorch": by_hand(x),
-        "stock Pyro, as its example": with_stock_pyro(options.root),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in peers}
-    elbo: dict[str, float] = {}
-    for round_number in range(options.rounds + 1):
-        for name, epoch in peers.items():
-            started = time.perf_counter()
-            elbo[name] = epoch()
-            if round_number:
-                seconds[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
-    ours = medians["pv.fit"]
-    print(f"{'':28}{'median s':>10}{'min':>8}{'max':>8}{'fit / this':>12}{'ELBO':>9}")
-    for name, median in medians.items():
-        low, high = min(seconds[name]), max(seconds[name])
-        print(
-            f"{name:28}{median:10.2f}{low:8.2f}{high:8.2f}{ours / median:12.2f}{elbo[name]:9.1f}"
+    parser.add_argument("--only", nargs="+", help="peers whose name has one of these words")
+    parser.add_argument("--pythae-python", default=sys.executable, help="has pythae")
+    parser.add_argument("--picture", type=Path, help="PNG file to write")
+    parser.add_argument("--smoke", action="store_true", help="fit alone, with digits")
+    options = parser.parse_args(arguments)
+    settings = settings_of(options.root, smoke=options.smoke)
+    rounds = 1 if options.smoke else options.rounds
+    with tempfile.TemporaryDirectory() as folder:
+        workers = started(
+            settings,
+            Path(folder),
+            options.pythae_python,
+            only=options.only,
+            peers={EAGER: "fit"} if options.smoke and not options.only else PEERS,
         )
-    print(
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.rounds} rounds;"
-    )
+        with Workers(workers):
+            found = alternate(workers, rounds=rounds)
+    seconds = {name: [turn["seconds"] for turn in turns] for name, turns in found.items()}
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+
+    def ratio(above: str, below: str) -> str:
+        return f"{medians[above] / medians[below]:.2f}" if above in medians else ""
+
+    rows = []
+    for name, turns in found.items():
+        elbo = turns[-1].get("elbo")
+        cells = [name, *spread(seconds[name])]
+        cells += [ratio(COMPILED, name), ratio(EAGER, name), ratio(name, FLOOR)]
+        rows.append([*cells, "" if elbo is None else f"{elbo:.1f}"])
+    adam = [turn["adam"] for turn in found[FLOOR]]
+    adam_ratio = f"{statistics.median(adam) / medians[FLOOR]:.2f}"
+    rows.append(["fused Adam alone", *spread(adam), "", "", adam_ratio, ""])
+    header = ["peer", "median s", "min", "max", "compiled / this", "fit / this"]
+    print(markdown([*header, "this / products", "ELBO"], rows))
+    print(f"\n{machine()}; {rounds} rounds")
+    print("products: the matrix multiplications of the epoch's steps, by themselves")
     print("ELBO: mean over the last epoch, nats per datum; all peers after as many epochs")
+    figure, (ax,) = pictures.panels(1, width=6.4)
+    pictures.bars(
+        ax,
+        {name: values for name, values in seconds.items() if name != FLOOR},
+        label="seconds per epoch",
+        title=f"Epoch of Fashion-MNIST, {'-'.join(map(str, SIZE))}, batch {BATCH}",
+        floor=medians[FLOOR],
+        ours=(COMPILED, EAGER),
+    )
+    pictures.write(figure, options.picture)
+
+
+def settings_of(root: str | None, *, smoke: bool, variance: float | None = None) -> dict[str, Any]:
+    """What every peer is told; c is fixed where ``variance`` is given, and learned otherwise."""
+    fixed = {"variance": variance or 0.1, "learn_variance": variance is None}
+    common: dict[str, Any] = {"batch": BATCH, "rate": RATE, "root": root, "variance": fixed}
+    if smoke:
+        return {**common, "data": "digits", "size": (64, 16, 4), "num_data": 1500}
+    return {**common, "data": "fashion_mnist", "size": SIZE, "num_data": 60000}
+
+
+def started(
+    settings: Mapping[str, Any],
+    folder: Path,
+    pythae_python: str,
+    *,
+    only: Sequence[str] | None = None,
+    peers: Mapping[str, str] = PEERS,
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    environment: Mapping[str, str] | None = None,
+    with_floor: bool = True,
+) -> list[Worker]:
+    """The workers of the floor and of the peers.
+
+    Args:
+        settings: What every peer is told.
+        folder: Where pythae, which cannot read this package's data sets, finds the rows.
+        pythae_python: The interpreter that has pythae.
+        only: Peers whose name has one of these words; all unless given.
+        peers: What each peer is, by its name in the table.
+        options: What a peer is told beside the settings, by name.
+        environment: Environment variables for all of them.
+        with_floor: Whether the floor takes turns too.
+    """
+    array = folder / "rows.npy"
+    np.save(array, load(dict(settings), train=True).numpy())
+    chosen = {FLOOR: "floor"} if with_floor else {}
+    for name, peer in peers.items():
+        if not only or any(word in name for word in only):
+            chosen[name] = peer
+    workers = []
+    for name, peer in chosen.items():
+        by_pythae = peer == "pythae"
+        told = {**settings, "peer": peer, "array": str(array), **(options or {}).get(name, {})}
+        workers.append(
+            Worker(
+                name,
+                "peers.pythae_epochs" if by_pythae else "peers.epochs",
+                told,
+                python=pythae_python if by_pythae else sys.executable,
+                environment=environment,
+            )
+        )
+    return workers
 
 
 if __name__ == "__main__":
