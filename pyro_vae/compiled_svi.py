@@ -75,11 +75,12 @@ class CompiledSVI(SVI):
             a GPU, reading several at once spares the wait at each step.
         """
         optim = self._one_optim
-        if self._adam is None and GraphAdam.exists(optim):
+        if not GraphAdam.exists(optim):
+            self._adam = None
+            return float(super().step(*args, **kwargs))
+        if self._adam is None:
             self._adam = GraphAdam(optim)
         adam = self._adam
-        if adam is None:
-            return float(super().step(*args, **kwargs))
         arguments = Arguments(args, kwargs)
         programs = Programs(self.model, self.guide, "step", adam.key)
 

@@ -150,7 +150,7 @@ def fit(
     _check_programs(vae)
     if resume:
         raise NotImplementedError(f"resume must be False; got {resume!r}. It is yet to come.")
-    if compile not in {False, True, "required"}:
+    if not (isinstance(compile, bool) or compile == "required"):
         raise ValueError(f"compile must be True, False or 'required'; got {compile!r}.")
     epochs = positive_integer(epochs, "epochs")
     batch_size = positive_integer(batch_size, "batch_size")
@@ -309,7 +309,9 @@ def _objective(
 def _compiled(objective: ELBO, *, required: bool) -> Compiled_ELBO | None:
     """The objective with the programs compiled, or None where there is no such thing."""
     if isinstance(objective, Compiled_ELBO):
-        return objective
+        if objective.graphs.required or not required:
+            return objective
+        return Compiled_ELBO(objective.elbo, required=True, backend=objective.graphs.backend)
     if can_be_tensor(objective):
         return Compiled_ELBO(objective, required=required)
     reason = f"{type(objective).__name__} cannot be traced to one graph"

@@ -1,14 +1,17 @@
 """A captured graph does what the function does, and capturing changes nothing."""
 
+import random
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.distributions import Distribution
 
 from pyro_vae.capture import Arguments, NotCapturable, capture, compiled, is_capturing
-from pyro_vae.capture.specification import ProgramState, modules_of
+from pyro_vae.capture.program_state import ProgramState, modules_of
+from pyro_vae.objectives import CompiledTrace_ELBO
 
 
 def test_a_graph_says_what_the_function_says():
@@ -94,10 +97,59 @@ def test_an_error_of_the_function_is_told_as_a_reason():
         capture(function, [torch.ones(3)])
 
 
-def test_a_failing_compiler_is_told_as_a_reason():
+def test_a_failing_compiler_is_told_as_a_reason(monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr(torch._inductor, "standalone_compile", fail)
     x = torch.ones(3)
-    with pytest.raises(NotCapturable, match="backend 'no such'"):
-        compiled(capture(lambda x: (2 * x,), [x]), [x], backend="no such")
+    with pytest.raises(NotCapturable, match="RuntimeError: no C\\+\\+ compiler"):
+        compiled(capture(lambda x: (2 * x,), [x]), [x])
+
+
+def test_another_backend_is_refused():
+    with pytest.raises(ValueError, match="backend must be one of"):
+        CompiledTrace_ELBO(backend="no such")
+
+
+def test_attributes_that_a_module_sets_anew_are_put_back_and_told():
+    class Remembering(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+            self.last = None
+
+        def forward(self, x):
+            self.last = x
+            self.mean = 0.5 * self.mean + x
+            return self.mean
+
+    net, x = Remembering(), torch.ones(3)
+    with pytest.raises(NotCapturable, match="Remembering sets its attribute '(last|mean)' anew"):
+        capture(lambda x: (net(x),), [x], modules=[net])
+    assert net.last is None
+    assert type(net.mean) is torch.Tensor
+    assert net.mean.tolist() == [0, 0, 0]
+
+
+def test_what_is_written_through_out_or_foreach_is_put_back():
+    a, b, x = torch.zeros(2), torch.zeros(2), torch.ones(2)
+
+    def function(x):
+        torch.add(a, 1, out=a)
+        torch._foreach_add_([a, b], 1)
+        return (x + a + b,)
+
+    capture(function, [x])
+    assert a.tolist() == b.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("draw", [random.random, np.random.rand])
+def test_random_numbers_that_are_not_torchs_are_refused_and_put_back(draw):
+    before = random.getstate(), np.random.get_state()[1].tolist()
+    with pytest.raises(NotCapturable, match="from Python or numpy"):
+        capture(lambda x: (x * draw(),), [torch.ones(2)])
+    assert before == (random.getstate(), np.random.get_state()[1].tolist())
 
 
 def test_arguments_have_one_key_where_one_graph_serves():
@@ -138,12 +190,14 @@ def test_arguments_are_rebuilt_around_other_tensors():
         lambda net: net.append(nn.ReLU()),
         lambda net: setattr(net[0], "weight", nn.Parameter(net[0].weight.detach().clone())),
         lambda net: net.__setitem__(0, nn.Linear(3, 3)),
+        lambda net: setattr(net[1], "p", 0.25),
+        lambda net: net[0].register_forward_hook(lambda *_: None),
     ],
-    ids=["mode", "part's mode", "frozen", "cast", "grown", "parameter", "part"],
+    ids=["mode", "part's mode", "frozen", "cast", "grown", "parameter", "part", "number", "hook"],
 )
 def test_a_changed_module_is_noticed(change):
     net = nn.Sequential(nn.Linear(3, 3), nn.Dropout())
-    state = ProgramState({}, [net.forward], list(net.parameters()))
+    state = ProgramState({}, [net.forward], closed_over=list(net.parameters()))
     assert state.is_current()
     change(net)
     assert not state.is_current()

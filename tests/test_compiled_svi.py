@@ -267,3 +267,53 @@ def test_losses_that_are_read_late_are_those_that_are_read_at_once(rows, monkeyp
     two = pv.fit(vaes[1], x, elbo=eager_graph(), **options)
     assert two.history["loss"].tolist() == one.history["loss"].tolist()
     assert_same_parameters(vaes[1], vaes[0])
+
+
+def test_parameters_at_different_steps_have_their_own_bias_corrections():
+    found = []
+    for make in (ordinary, one_graph):
+        optim, vae, x = OneTorchOptim(adam(0.01)), made_vae(), torch.randn(20, 6)
+        svi = make(vae, optim)
+        torch.manual_seed(1)
+        optim.num_data = len(x)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*requires_grad=False")
+            for number in range(20):
+                if number in {4, 12}:
+                    vae.p_x_given_z.requires_grad_(number == 12)
+                torch.manual_seed(number)
+                svi.step(torch.full_like(x, 0.3))
+        found.append(vae)
+        counts = {float(optim._optimizer.state[p]["step"]) for p in optim.params}
+        assert counts == {12.0, 20.0}
+    assert_same_parameters(found[1], found[0])
+
+
+def test_a_changed_setting_of_the_optimizer_is_noticed():
+    found = []
+    for make in (ordinary, one_graph):
+        optim, vae, x = OneTorchOptim(adam(0.01)), made_vae(), torch.ones(20, 6)
+        svi = make(vae, optim)
+        optim.num_data = len(x)
+        for number in range(16):
+            if number == 6:
+                optim._optimizer.param_groups[0]["betas"] = (0.5, 0.9)
+            if number == 11:
+                optim._optimizer.param_groups[0]["weight_decay"] = 1.0
+            torch.manual_seed(number)
+            svi.step(x)
+        found.append(vae)
+    assert_same_parameters(found[1], found[0])
+
+
+def test_required_holds_for_a_compiled_objective_too():
+    vae = made_vae().with_guide(guides.PerDatumGuide(families.DiagonalNormal(3), 20))
+    with pytest.raises(NotCapturable, match="parameters for each datum"):
+        pv.fit(
+            vae,
+            torch.randn(20, 6),
+            epochs=3,
+            compile="required",
+            elbo=CompiledTrace_ELBO(backend="eager"),
+            progress=False,
+        )

@@ -19,7 +19,7 @@ from torch import nn
 
 from pyro_vae import families, guides, networks, priors
 from pyro_vae.capture import NotCapturable
-from pyro_vae.capture.table import RUNS_BEFORE_A_FURTHER_GRAPH
+from pyro_vae.capture.table import MOST_GRAPHS, RUNS_BEFORE_A_FURTHER_GRAPH
 from pyro_vae.objectives import (
     Compiled_ELBO,
     CompiledImportanceWeighted_ELBO,
@@ -304,9 +304,8 @@ def per_datum_vae():
 def test_programs_that_cannot_be_traced_run_as_ordinary_pyro_and_that_is_told_once(make, reason):
     vae, x = make(), torch.randn(7, 6)
     elbo = CompiledTrace_ELBO()
-    value_and_gradients(elbo, vae, x)
     with pytest.warns(UserWarning, match=f"not compiled.*{reason}"):
-        got = value_and_gradients(elbo, vae, x)
+        got = [value_and_gradients(elbo, vae, x) for _ in range(2)][1]
     assert_same(got, value_and_gradients(Trace_ELBO(), vae, x))
     for sign in (1, -1):  # without another warning
         expected = value_and_gradients(Trace_ELBO(), vae, sign * x)
@@ -368,3 +367,102 @@ def test_a_scale_around_the_programs_is_kept():
         expected = value_and_gradients(Trace_ELBO(), vae, x, seed=seed, model=model, guide=guide)
         got = value_and_gradients(elbo, vae, x, seed=seed, model=model, guide=guide)
         assert_same(got, expected)
+
+
+def tied_vae():
+    vae = small_vae(family=families.DiagonalNormal)
+    return vae.with_prior(
+        priors.VampPrior.from_data(vae.q_z_given_x, torch.randn(5, 6), num_components=3)
+    )
+
+
+def test_parameters_that_parts_share_have_their_gradient_once():
+    vae, x = tied_vae(), torch.randn(7, 6)
+    elbo = CompiledTrace_ELBO(backend="eager", required=True)
+    for seed in (1, 2):
+        expected = value_and_gradients(Trace_ELBO(), vae, x, seed=seed)
+        assert_same(value_and_gradients(elbo, vae, x, seed=seed), expected)
+    assert elbo.num_graphs == 1
+
+
+def test_a_parameter_that_pyro_does_not_know_is_refused():
+    vae, x = small_vae(family=families.DiagonalNormal), torch.randn(7, 6)
+    factor = torch.ones(1, requires_grad=True)
+
+    def model(x):
+        return vae.model(factor * x)
+
+    elbo = CompiledTrace_ELBO(backend="eager")
+    elbo.loss_and_grads(model, vae.guide, x)
+    factor.grad = None
+    with pytest.warns(UserWarning, match="registered by no pyro.module"):
+        elbo.loss_and_grads(model, vae.guide, x)
+    assert factor.grad is not None
+
+
+def test_an_attribute_a_global_and_a_variable_around_are_noticed():
+    class Scaled(nn.Module):
+        factor = 1.0
+
+        def __init__(self):
+            super().__init__()
+            self.net, self.factor, self.shift = nn.Linear(6, 6), 1.0, torch.zeros(6)
+
+        def forward(self, x):
+            return self.factor * self.net(x) + self.shift
+
+    net, power = Scaled(), 1.0
+    vae = small_vae(family=families.DiagonalNormal)
+    vae = vae.with_guide(guides.AmortizedGuide(families.DiagonalNormal(3), net))
+
+    def model(x):
+        return vae.model(power * x)
+
+    def check():
+        for seed in (1, 2, 3):
+            expected = value_and_gradients(Trace_ELBO(), vae, x, seed=seed, model=model)
+            assert_same(value_and_gradients(elbo, vae, x, seed=seed, model=model), expected)
+
+    elbo, x = CompiledTrace_ELBO(backend="eager", required=True), torch.randn(7, 6)
+    check()
+    assert elbo.num_graphs == 1
+    net.factor = 2.0
+    check()
+    net.shift = torch.ones(6)
+    check()
+    power = 3.0
+    check()
+
+
+def test_autocast_and_handlers_around_the_call_count():
+    vae, x = small_vae(family=families.DiagonalNormal).float(), torch.randn(7, 6).float()
+    elbo = CompiledTrace_ELBO(backend="eager", required=True)
+    for _ in range(3):
+        plain = value_and_gradients(elbo, vae, x)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert value_and_gradients(elbo, vae, x)[0] == value_and_gradients(Trace_ELBO(), vae, x)[0]
+    with poutine.scale(scale=3.0):
+        assert value_and_gradients(elbo, vae, x)[0] == pytest.approx(3 * plain, rel=1e-5)
+    assert value_and_gradients(elbo, vae, x)[0] == plain
+
+
+def test_an_argument_that_cannot_be_hashed_is_told():
+    vae, x = small_vae(family=families.DiagonalNormal), torch.randn(7, 6)
+
+    def model(x, extra):
+        return vae.model(x)
+
+    def guide(x, extra):
+        return vae.guide(x)
+
+    elbo = CompiledTrace_ELBO()
+    with pytest.warns(UserWarning, match="cannot be hashed"):
+        elbo.loss_and_grads(model, guide, x, {1, 2})
+
+
+def test_the_number_of_graphs_is_bounded():
+    vae, elbo = small_vae(family=families.DiagonalNormal), CompiledTrace_ELBO(backend="eager")
+    for rows in range(1, MOST_GRAPHS + 4):
+        for _ in range(RUNS_BEFORE_A_FURTHER_GRAPH + 2):
+            elbo.loss(vae.model, vae.guide, torch.zeros(rows, 6))
+    assert elbo.num_graphs == MOST_GRAPHS

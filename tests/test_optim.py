@@ -11,6 +11,7 @@ from pyro.infer import SVI, Trace_ELBO
 from torch import nn
 
 from pyro_vae.optim import OneTorchOptim, adam, constant, cosine, warmup
+from pyro_vae.optim.one_torch import _global_norm
 
 
 class Line:
@@ -93,6 +94,17 @@ def test_clipping_is_torchs_clip_grad_norm_of_the_gradient_per_datum(share, fuse
     )
     length = (line.values() - before).norm().item() / 0.1
     assert length == pytest.approx(min(share, 1.0) * gradient.norm().item(), rel=1e-12)
+
+
+def test_global_norm_is_that_of_all_numbers_whatever_their_types():
+    shapes = [(3, 4), (5,), (), (0, 2)]
+    grads = [torch.randn(shape) for shape in shapes]
+    found = _global_norm([grads[0].float(), *grads[1:]])
+    numbers = torch.cat([grad.flatten() for grad in grads])
+    assert found == pytest.approx(numbers.norm().item(), rel=1e-6)
+    assert _global_norm(grads) == pytest.approx(
+        float(torch.nn.utils.get_total_norm(grads)), rel=1e-14
+    )
 
 
 @both_kinds

@@ -1,10 +1,10 @@
 """Functions of tensors as graphs: written down once, compiled, and run without their Python."""
 
+from .arguments import Arguments as Arguments
 from .compiler import compiled as compiled
 from .graph import Captured as Captured
 from .graph import NotCapturable as NotCapturable
 from .graph import capture as capture
-from .specification import Arguments as Arguments
 from .state import is_capturing as is_capturing
 from .table import Graph as Graph
 from .table import GraphTable as GraphTable

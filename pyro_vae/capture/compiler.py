@@ -9,7 +9,9 @@ from torch import Tensor
 
 from .graph import Captured, NotCapturable
 
-__all__ = ["compiled"]
+__all__ = ["BACKENDS", "compiled"]
+
+BACKENDS = ("inductor", "cuda_graphs", "eager")
 
 # Inductor's own random numbers would be others than Pyro's for the same seed.
 OPTIONS: dict[str, Any] = {"fallback_random": True}
@@ -27,12 +29,12 @@ def compiled(
     Args:
         captured: The graph.
         args: Tensors like those to come.
-        backend: "inductor" for torch's own compiler, which needs a C++ compiler (on a GPU,
-            Triton); "cuda_graphs" for the same with its kernels replayed as one CUDA graph, which
-            has not been run where this was written; or another backend of ``torch.compile``, as
-            "eager", which runs the graph as it is.
+        backend: "inductor" for the compiler of ``torch.compile``, which needs a C++ compiler (on
+            a GPU, Triton); "cuda_graphs" for the same with its kernels replayed as one CUDA
+            graph, which has not been run on a GPU; "eager" for the graph as it is.
 
     Raises:
+        ValueError: If there is no such backend.
         NotCapturable: If the compiler fails, as it does where there is no C++ compiler.
 
     Example:
@@ -42,26 +44,24 @@ def compiled(
         >>> function(x)[0]
         tensor([6.])
     """
+    if backend not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {backend!r}.")
+    if backend == "eager":
+        return captured.graph
+    graphs = {"triton.cudagraphs": True} if backend == "cuda_graphs" else {}
     inputs: list[Any] = [*captured.tensors, *args]
     try:
         # The compiler makes tensors of its own, which belong on the CPU whatever the default is.
         # Its own warnings say nothing about the programs.
         with torch.no_grad(), torch.device("cpu"), warnings.catch_warnings(action="ignore"):
-            if backend == "eager":
-                return captured.graph
-            if backend == "inductor":
-                # Without Dynamo in front: a graph needs none, and its guards take as long as a
-                # small network.
-                return torch._inductor.standalone_compile(
-                    captured.graph,
-                    inputs,
-                    dynamic_shapes="from_example_inputs",
-                    options={"config_patches": OPTIONS},
-                )
-            if backend == "cuda_graphs":
-                options = {**OPTIONS, "triton.cudagraphs": True}
-                return torch.compile(captured.graph, dynamic=False, options=options)
-            return torch.compile(captured.graph, dynamic=False, backend=backend)
+            # Without Dynamo in front: a graph needs none, and its guards take as long as a
+            # small network.
+            return torch._inductor.standalone_compile(
+                captured.graph,
+                inputs,
+                dynamic_shapes="from_example_inputs",
+                options={"config_patches": {**OPTIONS, **graphs}},
+            )
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
         raise NotCapturable(

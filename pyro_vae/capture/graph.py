@@ -1,12 +1,12 @@
 """A function of tensors as one graph of operations, written down while it runs once."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyro
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -44,7 +44,12 @@ class Captured:
     tensors: tuple[Tensor, ...]
 
 
-def capture(function: Callable[..., Sequence[Tensor]], args: Sequence[Tensor]) -> Captured:
+def capture(
+    function: Callable[..., Sequence[Tensor]],
+    args: Sequence[Tensor],
+    *,
+    modules: Iterable[nn.Module] = (),
+) -> Captured:
     """Write down what ``function`` does to tensors of the shapes and types of ``args``.
 
     It runs once, on tensors without numbers: nothing is computed, no random number is drawn and
@@ -54,10 +59,12 @@ def capture(function: Callable[..., Sequence[Tensor]], args: Sequence[Tensor]) -
     Args:
         function: Of tensors, to tensors. It may take gradients.
         args: Tensors like those to come.
+        modules: Modules that the function runs; their attributes are put back.
 
     Raises:
-        NotCapturable: If the function branches on values or turns tensors into numbers or arrays;
-            also if it raises anything else.
+        NotCapturable: If the function branches on values, turns tensors into numbers or arrays,
+            sets attributes of the modules, or draws random numbers other than torch's; also if it
+            raises anything else.
 
     Example:
         >>> import torch
@@ -76,7 +83,7 @@ def capture(function: Callable[..., Sequence[Tensor]], args: Sequence[Tensor]) -
             warnings.catch_warnings(action="ignore"),  # the first run has told them
             pyro.validation_enabled(False),  # noqa: FBT003
             now_capturing(),
-            Unchanged() as unchanged,
+            (unchanged := Unchanged(modules)),
         ):
             graph = make_fx(
                 lambda *tensors: unchanged.call(function, *tensors),
@@ -87,6 +94,8 @@ def capture(function: Callable[..., Sequence[Tensor]], args: Sequence[Tensor]) -
         raise NotCapturable(_reason(error)) from error
     finally:
         Distribution.set_default_validate_args(validation)
+    if unchanged.found is not None:
+        raise NotCapturable(unchanged.found)
     tensors = _lift(graph)
     return Captured(graph, tensors)
 

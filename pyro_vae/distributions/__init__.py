@@ -11,6 +11,8 @@ from .discretized_logistic import DiscretizedLogistic as DiscretizedLogistic
 from .discretized_logistic import LevelGrid as LevelGrid
 from .factor_normal import FactorNormal as FactorNormal
 from .gray_bernoulli import GrayBernoulli as GrayBernoulli
+from .independent_normal import IndependentNormal as IndependentNormal
+from .independent_normal import UnitNormal as UnitNormal
 from .location import location as location
 from .mean_beta import MeanBeta as MeanBeta
 from .module import DistributionModule as DistributionModule
@@ -27,6 +29,7 @@ __all__ = [
     "FactorNormal",
     "FixedDfStudentT",
     "GrayBernoulli",
+    "IndependentNormal",
     "LevelGrid",
     "LogMeanNegativeBinomial",
     "LogMeanPoisson",
@@ -34,5 +37,6 @@ __all__ = [
     "MeanBeta",
     "PackedNormal",
     "SharedVarianceNormal",
+    "UnitNormal",
     "location",
 ]

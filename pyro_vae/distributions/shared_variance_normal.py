@@ -60,11 +60,10 @@ class SharedVarianceNormal(Expandable):
         # Part of a shape is a plain tuple where a tensor traces its origin (TraceGraph_ELBO).
         batch_shape, event_shape = torch.Size(loc.shape[:split]), torch.Size(loc.shape[split:])
         super().__init__(batch_shape, event_shape, validate_args=validate_args)
-        positive = variance > 0
-        if self._validate_args and not (
-            bool(positive.all()) if isinstance(positive, Tensor) else positive
-        ):
-            raise ValueError(f"variance must be positive; got {variance}.")
+        if self._validate_args:
+            positive = variance > 0
+            if not (bool(positive.all()) if isinstance(positive, Tensor) else positive):
+                raise ValueError(f"variance must be positive; got {variance}.")
 
     @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
@@ -82,6 +81,8 @@ class SharedVarianceNormal(Expandable):
         return torch.zeros_like(self.loc) + self._variance
 
     def _expanded(self, batch_shape: torch.Size) -> Self:
+        if batch_shape == self.batch_shape:  # what a plate asks of a row for each datum
+            return self
         loc = self.loc.expand(batch_shape + self.event_shape)
         event_dim = len(self.event_shape)
         return type(self)(loc, self._variance, event_dim=event_dim, validate_args=False)
@@ -98,15 +99,17 @@ class SharedVarianceNormal(Expandable):
         if self._validate_args:
             self._validate_sample(value)
         num_features = self.event_shape.numel()
-        r = value - self.loc
+        constant = -0.5 * num_features * LOG_2PI
+        # In this order the gradient goes back to loc as it is, in the other negated.
+        r = self.loc - value
+        if len(self.event_shape) != 1:
+            r = r.reshape(*r.shape[: r.dim() - len(self.event_shape)], num_features)
         c = self._variance
-        if isinstance(c, Tensor) and c.dim() > 0:
+        if not isinstance(c, Tensor):
+            constant -= 0.5 * num_features * math.log(c)
+            return torch.linalg.vecdot(r, r) * (-0.5 / c) + constant
+        if c.dim() > 0:
             c = c.expand(self.event_shape).flatten()
-            r = r.reshape(*r.shape[: r.dim() - len(self.event_shape)], num_features)
-            distance = (r.square() / c).sum(-1)
-            log_det: Tensor | float = c.log().sum()
-        else:
-            r = r.reshape(*r.shape[: r.dim() - len(self.event_shape)], num_features)
-            distance = torch.linalg.vecdot(r, r) / c
-            log_det = num_features * (c.log() if isinstance(c, Tensor) else math.log(c))
-        return -0.5 * (distance + log_det + num_features * LOG_2PI)
+            return (c.log().sum() * -0.5 + constant).sub((r.square() / c).sum(-1), alpha=0.5)
+        log_norm = c.log() * (-0.5 * num_features) + constant
+        return log_norm.addcdiv(torch.linalg.vecdot(r, r), c, value=-0.5)

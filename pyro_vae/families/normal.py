@@ -5,8 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.distributions import FactorNormal
-from pyro_vae.distributions.packed_normal import PackedNormal
+from pyro_vae.distributions import FactorNormal, IndependentNormal, PackedNormal
 from pyro_vae.distributions.packed_triangle import fill_triangle as fill_triangle
 
 from .family import Family
@@ -46,7 +45,7 @@ class IsotropicNormal(Family):
         """Distribution with batch shape ``params.shape[:-1]``."""
         self._check_params(params)
         loc, raw_scale = params[..., :-1], params[..., -1:]
-        return dist.Normal(loc, self._scale(raw_scale)).to_event(1)
+        return IndependentNormal(loc, self._scale(raw_scale))
 
 
 class DiagonalNormal(Family):
@@ -81,7 +80,7 @@ class DiagonalNormal(Family):
         """Distribution with batch shape ``params.shape[:-1]``."""
         self._check_params(params)
         loc, raw_scale = params.chunk(2, dim=-1)
-        return dist.Normal(loc, self._scale(raw_scale)).to_event(1)
+        return IndependentNormal(loc, self._scale(raw_scale))
 
     def embedding(self, other: Family) -> tuple[Tensor, Tensor]:
         """Contains the isotropic family: its one scale, repeated."""

@@ -38,15 +38,19 @@ class Compiled_ELBO(ELBO):  # Pyro's objectives are named so
     are traced without numbers (``torch.fx``'s ``make_fx``), together with the gradient of the
     loss, and compiled (Inductor, the compiler of ``torch.compile``), which takes from 5 to 20
     seconds. Tensors are read anew at each step: parameters, buffers, data that a program closes
-    over. Python's values are read once. A new batch shape, a parameter that is frozen, cast or
-    replaced, another mode (``train()``, ``eval()``) and another part of a module are noticed,
-    and the programs traced again; a further shape after 20 runs, so that the smaller last batch of
-    an epoch costs no compilation. A global number or list that the programs read is not noticed:
-    make a new objective after you changed it.
+    over. Python's values are read once. Noticed are a new batch shape or type, a parameter that is
+    frozen, cast or replaced, and for every module that runs its mode, its parts, its hooks and the
+    numbers, words and tensors among its attributes; likewise those that a program looks up by
+    name. The programs are then run and traced again: for a further shape after 20 runs, so that
+    the smaller last batch of an epoch costs no compilation, and for 8 shapes at most. What is not
+    noticed is a change inside a list or a dictionary, or behind another function: make a new
+    objective after it.
 
-    Programs that branch on the values of tensors, turn them into numbers, or have parameters for
-    each datum run as ordinary Pyro; so does everything where there is no C++ compiler. One warning
-    tells the reason. Discrete sites that ``TraceEnum_ELBO`` sums out cannot be compiled.
+    Programs that branch on the values of tensors, set attributes of their modules, draw random
+    numbers other than torch's, or have parameters for each datum run as ordinary Pyro; so does
+    everything where there is no C++ compiler. One warning tells the reason. Within Pyro's
+    handlers, as ``with poutine.scale(...)``, programs run as ordinary Pyro too. Discrete sites
+    that ``TraceEnum_ELBO`` sums out cannot be compiled.
 
     Args:
         elbo: ``Trace_ELBO``, ``TraceMeanField_ELBO``, or an objective of :mod:`pyro_vae`.
@@ -257,13 +261,16 @@ class CompiledImportanceWeighted_ELBO(Compiled_ELBO):
 
 
 def trainable(params: dict[str, Tensor]) -> list[Tensor]:
-    """The parameters that take a gradient, in the order of their names.
+    """The parameters that take a gradient, each once, in the order of their names.
+
+    Two parts that share a parameter register it under two names.
 
     Example:
         >>> trainable({"b": torch.zeros(1, requires_grad=True), "a": torch.ones(1)})
         [tensor([0.], requires_grad=True)]
     """
-    return [params[name] for name in sorted(params) if params[name].requires_grad]
+    found = {id(params[name]): params[name] for name in sorted(params)}
+    return [param for param in found.values() if param.requires_grad]
 
 
 def loss_and_gradients(

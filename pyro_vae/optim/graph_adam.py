@@ -13,6 +13,7 @@ from .one_torch import OneTorchOptim
 __all__ = ["GraphAdam"]
 
 PLAIN = {"weight_decay": 0, "amsgrad": False, "maximize": False, "differentiable": False}
+WIDE = {torch.float32, torch.float64}
 
 
 class GraphAdam:
@@ -26,7 +27,7 @@ class GraphAdam:
     with :math:`g` the gradient of a sum over data divided by ``optim.num_data``, and by more where
     ``optim.clip_norm`` asks it. Where the norm of g is not finite nothing changes. Moments and
     counts of steps are those in the torch optimizer's own state, so ordinary and compiled steps
-    may alternate, and a saved state serves both.
+    may alternate, and a saved state serves both. Each parameter has its own count t.
 
     Args:
         optim: The optimizer, which has taken a step.
@@ -55,16 +56,14 @@ class GraphAdam:
                 f"{optim._optimizer!r}."
             )
         self._optim = optim
-        reference = optim.params[0]
         # In double precision: 1 - 0.999 has four digits in single.
-        self._rate, self._bias, self._root_bias = (
-            torch.zeros((), dtype=torch.float64, device=reference.device) for _ in range(3)
-        )
+        self._rate = torch.zeros((), dtype=torch.float64, device=optim.params[0].device)
+        self._bias: dict[int, tuple[Tensor, Tensor]] = {}
         self.refresh()
 
     @staticmethod
     def exists(optim: OneTorchOptim) -> bool:
-        """Whether the optimizer is a plain Adam whose parameters are all at the same step."""
+        """Whether the optimizer is a plain Adam that has stepped all its trained parameters."""
         optimizer = optim._optimizer
         is_ours = type(optim) is OneTorchOptim or (
             # The gradients of several processes meet outside of the graph.
@@ -76,24 +75,30 @@ class GraphAdam:
         if any(group.get(name) != value for group in groups for name, value in PLAIN.items()):
             return False
         settings = {(*group["betas"], group["eps"]) for group in groups}
-        rates = set(optim._learning_rates)
-        states = [optimizer.state.get(p) for p in optim.params]
-        if len(settings) != 1 or len(rates) != 1 or not all(states):
-            return False
-        return len({float(state["step"]) for state in states if state}) == 1
+        trained = [p for p in optim.params if p.requires_grad]
+        return (
+            len(settings) == 1
+            and len(set(optim._learning_rates)) == 1
+            and all(p.dtype in WIDE and optimizer.state.get(p) for p in trained)
+        )
 
     @property
     def key(self) -> Hashable:
-        """What a graph takes for granted: the divisor, the clipping, the moments' tensors."""
-        moments = (id(self._state(p)["exp_avg"]) for p in self._optim.params)
-        return (self._optim.num_data, self._optim.clip_norm, *moments)
+        """What a graph takes for granted: divisor, clipping, settings, the moments' tensors."""
+        moments = (id(self._state(p).get("exp_avg")) for p in self._optim.params)
+        eps = self._group["eps"]
+        return (self._optim.num_data, self._optim.clip_norm, *self._betas, eps, *moments)
 
     def refresh(self) -> None:
-        """Take over the count of steps, after steps that were not made by a graph."""
-        taken = float(self._state(self._optim.params[0])["step"])
+        """Take over the counts of steps, after steps that were not made by a graph."""
         beta1, beta2 = self._betas
-        self._bias.fill_(1 - beta1 ** (taken + 1))
-        self._root_bias.fill_(math.sqrt(1 - beta2 ** (taken + 1)))
+        for param in self._optim.params:
+            if not self._state(param):
+                continue
+            taken = float(self._state(param)["step"])
+            bias, root = self._corrections(param)
+            bias.fill_(1 - beta1 ** (taken + 1))
+            root.fill_(math.sqrt(1 - beta2 ** (taken + 1)))
 
     def prepare(self) -> None:
         """Set the learning rate of the next step."""
@@ -110,6 +115,8 @@ class GraphAdam:
             The global norm of the gradient per datum, shape ``()``.
         """
         found = [(p, g) for p, g in zip(params, grads, strict=True) if g is not None]
+        if not found:
+            raise RuntimeError("no parameter has a gradient")
         divisor: float | Tensor = self._optim.num_data
         squares: Any = sum(grad.square().sum() for _, grad in found)
         norm: Tensor = squares.sqrt() / divisor
@@ -118,25 +125,31 @@ class GraphAdam:
             divisor = divisor * (norm / self._optim.clip_norm).clamp(min=1)
         beta1, beta2 = self._betas
         eps = self._group["eps"]
-        step_size = self._rate / self._bias
-        counts = []
         for param, grad in found:
             state = self._state(param)
+            bias, root = self._corrections(param)
             m, v = state["exp_avg"], state["exp_avg_sq"]
             g = grad / divisor
             new_m = torch.lerp(m, g, 1 - beta1)
             new_v = v * beta2 + (1 - beta2) * (g * g)
-            change = step_size * new_m / (new_v.sqrt() / self._root_bias + eps)
+            change = self._rate / bias * new_m / (new_v.sqrt() / root + eps)
             param.copy_(torch.where(is_finite, param - change, param))
             m.copy_(torch.where(is_finite, new_m, m))
             v.copy_(torch.where(is_finite, new_v, v))
-            counts.append(state["step"])
-        for count in counts:
+        for param, _ in found:
+            count = self._state(param)["step"]
             count.add_(is_finite.to(count.dtype))
-        next_step = counts[0].double() + 1
-        self._bias.copy_(1 - beta1**next_step)
-        self._root_bias.copy_((1 - beta2**next_step).sqrt())
+            # For the next step: where they are used they would be computed for each number anew.
+            bias, root = self._corrections(param)
+            bias.copy_(1 - beta1 ** (count.double() + 1))
+            root.copy_((1 - beta2 ** (count.double() + 1)).sqrt())
         return norm
+
+    def _corrections(self, param: Tensor) -> tuple[Tensor, Tensor]:
+        """For the biases of both moments in the next step, as tensors that live on."""
+        if id(param) not in self._bias:
+            self._bias[id(param)] = (torch.zeros_like(self._rate), torch.zeros_like(self._rate))
+        return self._bias[id(param)]
 
     @property
     def _group(self) -> dict[str, Any]:

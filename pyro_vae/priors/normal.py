@@ -5,7 +5,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.distributions import CholeskyNormal, DistributionModule
+from pyro_vae.distributions import CholeskyNormal, DistributionModule, UnitNormal
 from pyro_vae.families import FullCovarianceNormal
 
 from .starts import unit_scale
@@ -42,7 +42,7 @@ class StandardNormal(DistributionModule):
 
     def forward(self) -> dist.TorchDistribution:
         """Distribution with batch shape ``()`` and event shape ``(k,)``."""
-        return dist.Normal(self.loc, self.scale).to_event(1)
+        return UnitNormal(self.loc, self.scale)
 
     def extra_repr(self) -> str:
         """Shown by ``print``."""
