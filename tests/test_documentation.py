@@ -85,14 +85,19 @@ def test_readme_shows_the_programs_as_they_are():
         assert shown in README
 
 
-def test_readme_examples_run(capsys):
+def test_readme_examples_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     torch.set_default_dtype(torch.float32)
-    blocks = [b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def " not in b]
-    assert len(blocks) == 3
+    blocks = [
+        b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def model" not in b
+    ]
+    assert len(blocks) == 6
     names = {}
     for block in blocks:
         exec(
-            block.replace("epochs=50", "epochs=2, progress=False").replace("x[:50]", "x[:5]"),
+            block.replace("epochs=50", "epochs=2, progress=False")
+            .replace("x[:50]", "x[:5]")
+            .replace("compile=True", "compile=False"),  # which other tests try
             names,
         )
     printed = capsys.readouterr().out
