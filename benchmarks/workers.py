@@ -200,5 +200,6 @@ def serve(peer: Callable[[Channel, dict[str, Any]], None]) -> None:
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if 0 < threads < len(cores):
         # Some libraries take every core that they see, whatever OMP_NUM_THREADS says.
-        os.sched_setaffinity(0, cores[:threads])
+        place = int(os.environ.get("LOCAL_RANK", "0")) * threads % len(cores)
+        os.sched_setaffinity(0, (cores + cores)[place : place + threads])
     peer(Channel(), json.loads(sys.argv[1]))

@@ -44,8 +44,12 @@ class RunDirectory:
         self.path = Path(path)
 
     @classmethod
-    def create(cls, path: str | Path) -> "RunDirectory":
+    def create(cls, path: str | Path, *, name: str = "out") -> "RunDirectory":
         """A new directory at ``path``.
+
+        Args:
+            path: Where.
+            name: The argument that said so.
 
         Raises:
             FileExistsError: If there is something at ``path`` other than an empty directory.
@@ -53,8 +57,8 @@ class RunDirectory:
         path = Path(path)
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise FileExistsError(
-                f"out must be new or empty, since a run is never written over; got {path}. "
-                "Pass another --out."
+                f"{name} must be new or empty, since a run is never written over; got {path}. "
+                "Name another."
             )
         path.mkdir(parents=True, exist_ok=True)
         return cls(path)

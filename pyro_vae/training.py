@@ -2,33 +2,29 @@
 
 import operator
 import time
-import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pyro
 import torch
-from pyro.infer import SVI, ReweightedWakeSleep, Trace_ELBO
+from pyro.infer import SVI, ReweightedWakeSleep
 from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.capture import NotCapturable
 from pyro_vae.compiled_svi import CompiledSVI
 from pyro_vae.evaluation import evaluate
+from pyro_vae.fit_objective import compiled_objective, weighted_objective
+from pyro_vae.fit_processes import check_same_call
 from pyro_vae.fit_result import FitResult
 from pyro_vae.interrupt import InterruptGuard
 from pyro_vae.objectives import (
-    Compiled_ELBO,
     FreeBits,
-    KLWeight,
-    check_kl_weight,
     kl_weighted,
 )
-from pyro_vae.objectives.tensor_loss import can_be_tensor
 from pyro_vae.optim import DistributedOptim, Processes, Schedule, adam, cosine
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import per_datum_parts
@@ -118,8 +114,8 @@ def fit(
         progress: Show one progress bar.
         compile: Trace model and guide once and compile them, with the gradient and Adam's update,
             to one graph (:class:`~pyro_vae.objectives.Compiled_ELBO`). That takes from 5 to 20
-            seconds before the third step, and steps are then faster than hand-written PyTorch;
-            noise and results are the same up to rounding. Programs that cannot be traced run as
+            seconds before the third step, and steps are then faster than those of a plain loop
+            in PyTorch (benchmarks/README.md); noise and results are the same up to rounding. Programs that cannot be traced run as
             they are, which a warning tells; with "required" they raise.
         run_dir: New or empty directory for the settings, the weights and the history of the fit,
             written when it ends.
@@ -173,9 +169,9 @@ def fit(
     callbacks = tuple(callbacks)
     processes = Processes.current()
     optim = DistributedOptim(optimizer or adam(learning_rate), clip_norm=clip_norm)
-    objective, weight = _objective(elbo, kl_weight)
+    objective, weight = weighted_objective(elbo, kl_weight)
     programs = kl_weighted(vae.model, weight), kl_weighted(vae.guide, weight)
-    compiled = _compiled(objective, required=compile == "required") if compile else None
+    compiled = compiled_objective(objective, required=compile == "required") if compile else None
     if compiled is not None:
         svi: SVI = CompiledSVI(*programs, optim, compiled)
     else:
@@ -188,13 +184,6 @@ def fit(
     held_out = None
     if validation is not None:
         held_out = processes.part(source.rows(validation, name="validation"))
-    run = None
-    if run_dir is not None and processes.is_first:
-        run = RunDirectory.create(run_dir)
-    if isinstance(vae, nn.Module):
-        vae.to(resolved).train()
-        processes.broadcast([*vae.parameters(), *vae.buffers()])
-
     settings = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -208,6 +197,14 @@ def fit(
         "seed": seed,
         "device": str(resolved),
     }
+    check_same_call(processes, settings, batches)
+    run = None
+    with processes.together("run_dir"):
+        if run_dir is not None and processes.is_first:
+            run = RunDirectory.create(run_dir, name="run_dir")
+    if isinstance(vae, nn.Module):
+        vae.to(resolved).train()
+        processes.broadcast([*vae.parameters(), *vae.buffers()])
     result = FitResult(vae=vae, seed=seed)
     started = time.perf_counter()
     loop: TrainingLoop | None = None
@@ -285,44 +282,6 @@ def fit(
     if run is not None:
         _write_run(run, result, settings)
     return result
-
-
-def _objective(
-    elbo: ELBO | None, kl_weight: float | Callable[[float], float] | FreeBits
-) -> tuple[ELBO, KLWeight]:
-    """The objective of SVI, and the weight of the latent sites in it."""
-    if isinstance(kl_weight, type):
-        raise TypeError(f"kl_weight must be an instance; got the class {kl_weight.__name__}.")
-    if isinstance(kl_weight, FreeBits):
-        if elbo is not None:
-            raise ValueError(
-                "kl_weight must be a number or a schedule where elbo is given, since free bits "
-                f"are an objective of their own; got {kl_weight} and {type(elbo).__name__}."
-            )
-        return kl_weight.objective(), KLWeight(1.0)
-    objective = Trace_ELBO() if elbo is None else elbo
-    weight = KLWeight(kl_weight)
-    check_kl_weight(objective, weight)
-    return objective, weight
-
-
-def _compiled(objective: ELBO, *, required: bool) -> Compiled_ELBO | None:
-    """The objective with the programs compiled, or None where there is no such thing."""
-    if isinstance(objective, Compiled_ELBO):
-        if objective.graphs.required or not required:
-            return objective
-        return Compiled_ELBO(objective.elbo, required=True, backend=objective.graphs.backend)
-    if can_be_tensor(objective):
-        return Compiled_ELBO(objective, required=required)
-    reason = f"{type(objective).__name__} cannot be traced to one graph"
-    if required:
-        raise NotCapturable(f"elbo must be one that can be compiled; {reason}. Use Trace_ELBO.")
-    warnings.warn(
-        f"model and guide are not compiled and run as ordinary Pyro, because {reason}.",
-        UserWarning,
-        stacklevel=3,
-    )
-    return None
 
 
 def _write_run(run: RunDirectory, result: FitResult, settings: dict[str, Any]) -> None:

@@ -267,7 +267,7 @@ def test_fit_refuses_a_directory_that_is_not_empty_and_changes_nothing_in_it(dig
     assert (answer.status, answer.out) == (2, "")
     assert answer.err == (
         "pyro-vae fit: out must be new or empty, since a run is never written over; got "
-        f"{digits_fit.path}. Pass another --out.\n"
+        f"{digits_fit.path}. Name another.\n"
     )
     assert contents(digits_fit.path) == before
 

@@ -425,6 +425,45 @@ def test_ctrl_c_at_one_process_ends_the_fit_of_both_alike(ranks):
     assert_bitwise(first, second)
 
 
+def fit_of_own_rows():
+    pv.fit(Programs(), data(16)[Processes.current().rank :: 2], epochs=1, progress=False)
+
+
+def fit_with_own_seed():
+    rank = Processes.current().rank
+    pv.fit(Programs(), data(16), epochs=1, seed=rank, progress=False)
+
+
+def fit_with_tiny_batches():
+    pv.fit(Programs(), data(16), epochs=1, batch_size=3, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        (fit_of_own_rows, "fit must be called with the same data and settings"),
+        (fit_with_own_seed, "fit must be called with the same data and settings"),
+        (fit_with_tiny_batches, "batch_size must be at least 4 for 2 processes"),
+    ],
+)
+def test_calls_that_are_no_one_fit_are_refused_by_both_processes(ranks, function, message):
+    for error in ranks(function):
+        assert isinstance(error, ValueError)
+        pytest.raises(ValueError, throw, error).match(message)
+
+
+def fit_into(path):
+    pv.fit(Programs(), data(16), epochs=1, run_dir=path, progress=False)
+
+
+def test_an_error_of_the_first_process_alone_ends_both(ranks, tmp_path):
+    (tmp_path / "something").touch()
+    first, second = ranks(fit_into, str(tmp_path))
+    assert isinstance(first, FileExistsError)
+    assert isinstance(second, RuntimeError)
+    pytest.raises(RuntimeError, throw, second).match("run_dir must serve every process")
+
+
 def ctrl_c_before_a_step():
     """Interrupt one process between two steps of an epoch."""
     processes, programs = Processes.current(), Programs()

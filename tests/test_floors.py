@@ -33,6 +33,8 @@ FLOOR = {
     "seeding": 0,
     "toml": 0,
     "traces": 0,
+    "fit_objective": 2,
+    "fit_processes": 2,
     "fit_result": 0,
     "batches": 1,
     "held": 1,

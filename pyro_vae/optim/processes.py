@@ -1,5 +1,6 @@
 """The processes that share one fit: the only place that knows of more than one."""
 
+import hashlib
 import os
 import socket
 from collections.abc import Iterable, Iterator
@@ -122,6 +123,41 @@ class Processes:
             for tensor, firsts in zip(own, self._of_first(own), strict=True)
         )
         return not self.any(differ)
+
+    def same(self, text: str) -> bool:
+        """Whether a text is the same on every process.
+
+        Example:
+            >>> Processes().same("batch_size=128")
+            True
+        """
+        digest = hashlib.sha256(text.encode()).digest()
+        return self.agree([torch.tensor(list(digest), dtype=torch.uint8, device="cpu")])
+
+    @contextmanager
+    def together(self, name: str) -> Iterator[None]:
+        """Let an error in the block, on one process, end it on all of them.
+
+        Args:
+            name: What the others say is at fault.
+
+        Raises:
+            RuntimeError: If another process has an error in its block; one's own is raised as it
+                is.
+
+        Example:
+            >>> with Processes().together("run_dir"):
+            ...     pass
+        """
+        try:
+            yield
+        except Exception:
+            self.any(True)  # noqa: FBT003
+            raise
+        if self.any(False):  # noqa: FBT003
+            raise RuntimeError(
+                f"{name} must serve every process; got an error on another one, which tells it."
+            )
 
     @contextmanager
     def first_ahead(self) -> Iterator[None]:
