@@ -72,7 +72,9 @@ def fit(
     Where ``torch.distributed`` is open, all its processes fit together: each calls this function
     with the same arguments and takes its part of every batch, starts from the first one's
     parameters, and ends with the same ones; see :class:`pyro_vae.optim.DistributedOptim`. The
-    first alone shows a bar and writes ``run_dir``.
+    first alone shows a bar and writes ``run_dir``. A DataLoader or a stream has to bring all rows
+    on every process in the same order, hence without a ``DistributedSampler``. A callback that
+    raises on one process alone ends the others when they have waited in vain.
 
     A second call goes on from the parameters as they are. Pyro's parameter store, the global
     random state, argument validation and signal handlers are afterwards as they were before.

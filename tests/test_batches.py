@@ -1,10 +1,19 @@
 """Batches: every row once an epoch, in an order that is a function of seed and epoch."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
 from conftest import MAX_Z
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    SequentialSampler,
+    TensorDataset,
+)
+from torch.utils.data.distributed import DistributedSampler
 
 from pyro_vae.batches import LoaderBatches, TensorBatches, batch, stacked, torch_data
 
@@ -199,6 +208,77 @@ def test_stacked_is_none_exactly_above_the_limit(monkeypatch):
     assert stacked(TensorDataset(x)) is x
 
 
+def test_stacked_keeps_no_list_of_rows():
+    class Fresh(Pictures):
+        def __getitem__(self, index):
+            assert sum(row() is not None for row in self.entries) <= 2
+            row = torch.full((2,), float(index))
+            self.entries[index] = weakref.ref(row)
+            return row
+
+    assert stacked(Fresh([lambda: None] * 9))[:, 1].tolist() == list(range(9))
+
+
+def test_stacked_types_are_those_that_hold_all_rows():
+    found = stacked(Pictures([torch.tensor([1]), torch.tensor([2.5])]))
+    assert found.tolist() == [[1.0], [2.5]]
+    assert found.dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("num", "size", "expected"),
+    [(17, 8, [8, 9]), (16, 8, [8, 8]), (9, 4, [4, 5]), (1, 8, [1]), (5, 1, [1, 1, 1, 2])],
+)
+def test_last_row_of_a_loader_is_merged_where_asked(num, size, expected):
+    for loader in (
+        DataLoader(rows(num), batch_size=size),
+        DataLoader(
+            rows(num),
+            batch_sampler=BatchSampler(SequentialSampler(rows(num)), size, drop_last=False),
+        ),
+    ):
+        made = LoaderBatches(loader, prepare=lambda batch: batch, merge_single=True)
+        for index in range(2):
+            found = [batch.x for batch in made.epoch(index)]
+            assert [len(x) for x in found] == expected
+            assert torch.equal(torch.cat(found), rows(num))
+        if loader.batch_size is not None:
+            assert len(made) == len(expected)
+
+
+def test_whole_batches_of_a_loader_are_kept_where_it_drops_the_last():
+    loader = DataLoader(rows(17), batch_size=8, drop_last=True)
+    made = LoaderBatches(loader, prepare=lambda batch: batch, merge_single=True)
+    assert [batch.num_global for batch in made.epoch(0)] == [8, 8]
+    assert len(made) == 2
+
+
+class DrawsPerBatch(SequentialSampler):
+    """A sampler that asks the global random state again and again."""
+
+    def __iter__(self):
+        return (int(torch.randint(len(self.data_source), ())) for _ in self.data_source)
+
+
+@pytest.mark.parametrize("options", [{"shuffle": True}, {"sampler": DrawsPerBatch(rows(40))}])
+def test_order_of_a_loader_is_one_on_all_processes(options):
+    def read(seed, index, noise):
+        loader = DataLoader(rows(40), batch_size=4, **options)
+        made = LoaderBatches(
+            loader, prepare=lambda batch: batch, part=lambda rows: rows, seed=seed
+        )
+        torch.manual_seed(noise)
+        found = []
+        for made_batch in made.epoch(index):
+            found += made_batch.x[:, 0].tolist()
+            torch.rand(noise)
+        return found
+
+    assert read(0, 1, 2) == read(0, 1, 3)
+    assert read(0, 1, 2) != read(0, 2, 2)
+    assert read(0, 1, 2) != read(1, 1, 2)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -213,6 +293,35 @@ def test_stacked_is_none_exactly_above_the_limit(monkeypatch):
             ),
             ValueError,
             "x must have at least one batch",
+        ),
+        (
+            lambda: LoaderBatches(
+                DataLoader(rows(4), sampler=DistributedSampler(rows(4), 2, 0)),
+                prepare=lambda x: x,
+                part=lambda rows: rows,
+            ),
+            ValueError,
+            "x must yield the same batches on every process; got a DataLoader with a "
+            "DistributedSampler. Leave the sampler out: fit gives each process its part.",
+        ),
+        (
+            lambda: LoaderBatches(
+                DataLoader(
+                    rows(4),
+                    batch_sampler=BatchSampler(
+                        DistributedSampler(rows(4), 2, 0), 2, drop_last=False
+                    ),
+                ),
+                prepare=lambda x: x,
+                part=lambda rows: rows,
+            ),
+            ValueError,
+            "got a DataLoader with a DistributedSampler",
+        ),
+        (
+            lambda: stacked(Pictures([torch.zeros(3), torch.zeros(1)])),
+            ValueError,
+            r"x must have rows of one shape; got \(1,\) at row 1 after \(3,\)",
         ),
         (lambda: stacked(Pictures([])), ValueError, "x must have at least one row.* got length 0"),
         (lambda: stacked(TensorDataset(rows(0))), ValueError, "the Dataset has no rows"),

@@ -19,7 +19,7 @@ from pyro_vae import datasets, families, guides, likelihoods
 from pyro_vae.batches import GatheredBatches, LoaderBatches, TensorBatches, batch, torch_data
 from pyro_vae.datasets import Scaling
 from pyro_vae.evaluation import evaluate
-from pyro_vae.sources import DataSource, LazyRows, pieces
+from pyro_vae.sources import DataSource, LazyRows, pieces, scan
 from pyro_vae.sources.scan import Sample
 
 CPU = torch.device("cpu")
@@ -209,6 +209,60 @@ def test_sample_keeps_few_rows_and_no_piece_alive():
     assert alive() is None
     assert sample.x.shape == (2001, 3)
     assert (sample.x.amax(0) == x.amax(0)).all()
+
+
+def test_sample_of_many_pieces_is_that_of_the_whole():
+    x = torch.arange(10_000.0)[:, None]
+    for size in (1, 3, 5, 7, 10_000):  # the step is 5
+        sample = Sample(len(x))
+        for piece in x.split(size):
+            sample.add(piece)
+        found = sample.x[:, 0].unique()
+        assert set(x[::5, 0].tolist()) <= set(found.tolist())
+        assert len(sample.x) <= 2001
+
+
+def test_sample_of_long_rows_takes_no_more_memory_than_its_limit(monkeypatch):
+    monkeypatch.setattr(scan, "MAX_SAMPLE_BYTES", 10 * 40 * 8)
+    sample = Sample(60)
+    for piece in torch.eye(60, 40).split(7):  # each row brings a feature that varies
+        sample.add(piece)
+    assert sample.x.nbytes <= 10 * 40 * 8
+    assert len(sample.x) >= 5
+
+
+def test_last_row_of_a_loader_is_merged_where_a_network_normalizes():
+    vae = made()
+    vae.q_z_given_x.encoder.layers.insert(1, nn.BatchNorm1d(8))
+    batches = DataSource(vae, CPU).batches(DataLoader(X[:17], batch_size=8), batch_size=8, seed=0)
+    assert [len(b.x) for b in batches.epoch(0)] == [8, 9]
+    fitted(DataLoader(X[:17], batch_size=8), vae)
+    batches = DataSource(made(), CPU).batches(
+        DataLoader(X[:17], batch_size=8), batch_size=8, seed=0
+    )
+    assert [len(b.x) for b in batches.epoch(0)] == [8, 8, 1]
+
+
+def test_generator_is_no_data():
+    with pytest.raises(TypeError, match="x must have a length or be an IterableDataset; got gen"):
+        fitted((row for row in X), num_data=10)
+
+
+def test_overflow_in_a_file_is_said_as_in_memory(tmp_path):
+    array = X.numpy().copy()
+    array[50, 3] = array[60, 1] = 1e39
+    np.save(tmp_path / "x.npy", array)
+    message = (
+        r"x must fit into float32, whose largest value is 3.403e\+38; got 2 that overflow to "
+        r"infinity, the first at row 50, column 3\. Rescale x"
+    )
+    for x in (
+        array,
+        np.load(tmp_path / "x.npy", mmap_mode="r"),
+        datasets.memory_mapped(tmp_path / "x.npy", dtype=torch.float32),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fitted(x, made().float())
 
 
 class OwnPrepare(pv.VAE):

@@ -157,6 +157,35 @@ def test_parts_of_stream_batches_make_up_the_batches():
         assert one.num_global == two.num_global == len(whole)
 
 
+class Shuffled(Stream):
+    """Rows drawn from the whole with torch's global random state, one by one."""
+
+    def __iter__(self):
+        while True:
+            yield self.x[torch.randint(len(self.x), ())]
+
+
+@pytest.mark.parametrize("in_loader", [False, True])
+def test_stream_that_draws_brings_the_same_rows_to_all_processes(in_loader):
+    def read(seed, noise):
+        stream = DataLoader(Shuffled(), batch_size=3) if in_loader else Shuffled()
+        batches = batches_of(stream, num_data=20, seed=seed, part=lambda rows: rows)
+        torch.manual_seed(noise)
+        found = []
+        for index in range(3):
+            found.append([])
+            for b in batches.epoch(index):
+                found[-1] += (b.x[:, 0] / 6).int().tolist()
+                torch.rand(noise)  # a process's own noise
+        return found
+
+    one = read(0, 1)
+    assert one == read(0, 2)
+    assert one != read(1, 1)
+    assert one[0] != one[1]
+    assert len(set(one[0])) > 5
+
+
 def test_steps_on_a_stream_are_those_on_a_loader_of_the_same_rows(monkeypatch):
     # fit makes its batches itself: hand it others.
     x = torch.randn(40, 6)

@@ -1,5 +1,6 @@
 """Batches of a torch DataLoader."""
 
+import itertools
 from collections.abc import Callable, Generator
 from contextlib import closing
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torch.utils.data.distributed import DistributedSampler
 
 from pyro_vae.seeding import seeded
 
 from . import batch as limits
-from .batch import Batch, Part
-from .prefetch import prefetched
+from .batch import Batch, Part, bounds
+from .prefetch import END, prefetched
 from .torch_data import first
 
 __all__ = ["FirstRows", "LoaderBatches", "opened", "taken"]
@@ -28,12 +30,15 @@ class LoaderBatches:
     Args:
         loader: Yields tensors, or tuples whose first entry is x.
         prepare: Checks one batch and puts it on the device.
+        merge_single: Add a last batch of one row to the batch before it; one batch is then read
+            ahead.
         part: From row numbers in a batch to those that this process takes; the loaders of all
-            processes then yield the same batches, of an order that is a function of the epoch
-            where a loader shuffles by the global random state. All unless given.
+            processes have to yield the same batches then. What a loader draws from torch's global
+            random state, its order for one, is a function of seed and epoch. All unless given.
+        seed: Seed of such an order.
 
     Raises:
-        ValueError: If the loader has no batches.
+        ValueError: If the loader has no batches, or yields a part already where ``part`` is given.
 
     Example:
         >>> loader = DataLoader(torch.zeros(5, 2), batch_size=3)
@@ -47,23 +52,32 @@ class LoaderBatches:
         loader: DataLoader[Any],
         *,
         prepare: Callable[[Any], Tensor],
+        merge_single: bool = False,
         part: Part | None = None,
+        seed: int = 0,
     ) -> None:
-        self._loader = loader
-        self._prepare = prepare
-        self._part = part
+        self._loader, self._prepare = loader, prepare
+        self._merge_single, self._part, self._seed = merge_single, part, seed
         self._first = FirstRows()
         if len(loader) == 0:
             raise ValueError("x must have at least one batch; got a DataLoader without any.")
+        if part is not None and _is_a_part(loader):
+            raise ValueError(
+                "x must yield the same batches on every process; got a DataLoader with a "
+                "DistributedSampler. Leave the sampler out: fit gives each process its part."
+            )
 
     def __len__(self) -> int:
-        return len(self._loader)
+        size = self._loader.batch_size
+        if not self._merge_single or size is None or self._loader.drop_last:
+            return len(self._loader)
+        num_data = len(self._loader.sampler)  # type: ignore[arg-type]
+        return len(bounds(num_data, size, merge_single=True))
 
     def epoch(self, index: int) -> Generator[Batch, None, None]:
         """The batches of one epoch."""
-        with closing(self._opened(index)) as batches:
-            for batch in batches:
-                x = self._prepare(first(batch))
+        with closing(self._read(index)) as read:
+            for x in read:
                 self._first.add(x)
                 yield Batch(taken(x, self._part), None, len(x))
         self._first.is_full = True
@@ -75,18 +89,36 @@ class LoaderBatches:
     def close(self) -> None:
         """Nothing is open between epochs."""
 
+    def _read(self, index: int) -> Generator[Tensor, None, None]:
+        with closing(self._opened(index)) as batches:
+            waiting: list[Tensor] = []
+            for batch in batches:
+                waiting.append(self._prepare(first(batch)))
+                # Whether a batch is the last one shows when the next one does not come.
+                num_kept = 0 if not self._merge_single else 2 if len(waiting[-1]) == 1 else 1
+                while len(waiting) > num_kept:
+                    yield waiting.pop(0)
+            if waiting:
+                yield torch.cat(waiting) if len(waiting) > 1 else waiting[0]
+
     def _opened(self, index: int) -> Generator[Any, None, None]:
-        batches = opened(self._loader)
-        if self._part is None:
-            yield from batches
-            return
-        # A loader that shuffles draws its order from the global random state at the first batch,
-        # and the noise of each process is its own.
-        with seeded(0, "order of a loader", index):
-            one = next(batches, None)
-        if one is not None:
-            yield one
-        yield from batches
+        with closing(opened(self._loader)) as batches:
+            if self._part is None:
+                yield from batches
+                return
+            # A loader that shuffles draws its order from the global random state, most at the
+            # first batch, and the noise of each process is its own.
+            for block in itertools.count():
+                with seeded(self._seed, "order of a loader", index, block):
+                    batch = next(batches, END)
+                if batch is END:
+                    return
+                yield batch
+
+
+def _is_a_part(loader: DataLoader[Any]) -> bool:
+    samplers = loader.sampler, getattr(loader.batch_sampler, "sampler", None)
+    return any(isinstance(sampler, DistributedSampler) for sampler in samplers)
 
 
 class FirstRows:

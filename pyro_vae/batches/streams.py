@@ -2,11 +2,14 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
+
+from pyro_vae.seeding import seeded
 
 from .batch import Batch, Part, bounds
 from .loaders import FirstRows, opened, taken
@@ -31,8 +34,12 @@ class StreamBatches:
         batch_size: Rows of a batch.
         prepare: Checks one batch and puts it on the device.
         merge_single: Add a last batch of one row to the batch before it.
-        part: From row numbers in a batch to those that this process takes; the streams of all
-            processes have to yield the same rows then. All unless given.
+        part: From row numbers in a batch to those that this process takes; all unless given. Every
+            process must read the same rows, in the same order, all of them: the stream must not
+            give each process its share. Where it draws from torch's global random state, to
+            shuffle for one, it then draws the same numbers everywhere, a function of seed, epoch
+            and place in it; numbers from elsewhere it has to seed alike itself.
+        seed: Seed of such numbers.
 
     Example:
         >>> batches = StreamBatches(
@@ -56,9 +63,11 @@ class StreamBatches:
         prepare: Callable[[Any], Tensor],
         merge_single: bool = False,
         part: Part | None = None,
+        seed: int = 0,
     ) -> None:
         self._stream, self._as_rows, self._num_data = stream, as_rows, num_data
         self._prepare, self._merge_single, self._part = prepare, merge_single, part
+        self._seed, self._num_blocks = seed, 0
         self._sizes = [
             stop - start for start, stop in bounds(num_data, batch_size, merge_single=merge_single)
         ]
@@ -72,11 +81,11 @@ class StreamBatches:
 
     def epoch(self, index: int) -> Generator[Batch, None, None]:
         """The batches of one epoch."""
-        num_read = 0
+        num_read, self._num_blocks = 0, 0
         for size in self._sizes:
-            rows = self._next(size)
+            rows = self._next(size, index)
             if rows is None and num_read == 0:  # it ended with the epoch before
-                rows = self._next(size)
+                rows = self._next(size, index)
             if rows is None and num_read == 0:
                 raise ValueError("x must have at least one row; got a stream without any.")
             num_rows = 0 if rows is None else len(rows)
@@ -100,14 +109,15 @@ class StreamBatches:
             self._open.close()
         self._open, self._left = None, []
 
-    def _next(self, size: int) -> Tensor | None:
+    def _next(self, size: int, index: int) -> Tensor | None:
         """The next rows, fewer where the stream ends, None where it has ended."""
         if self._open is None:
             self._open = _opened(self._stream)
         num_rows = sum(map(len, self._left))
         while num_rows < size:
             try:
-                block = self._as_rows(next(self._open))
+                with self._common_state(index):
+                    block = self._as_rows(next(self._open))
             except StopIteration:
                 self._open = None
                 break
@@ -118,6 +128,13 @@ class StreamBatches:
         rows = torch.cat(self._left) if len(self._left) > 1 else self._left[0]
         self._left = [rows[size:]] if num_rows > size else []
         return rows[:size]
+
+    def _common_state(self, index: int) -> AbstractContextManager[None]:
+        """For the next block: the noise of each process is its own, its rows are not."""
+        if self._part is None:
+            return nullcontext()
+        self._num_blocks += 1
+        return seeded(self._seed, "order of a stream", index, self._num_blocks)
 
     def _tell(self, num_read: int, index: int) -> None:
         if not self._has_told:

@@ -23,7 +23,7 @@ def stacked(dataset: TorchDataset[Any]) -> Tensor | None:
         dataset: Yields x, or tuples whose first entry is x.
 
     Raises:
-        ValueError: If the dataset is empty.
+        ValueError: If the dataset is empty, or its rows differ in shape.
         TypeError: If its entries are not tensors (or arrays, or numbers).
 
     Example:
@@ -45,7 +45,19 @@ def _stacked(dataset: TorchDataset[Any], num_data: int) -> Tensor | None:
     row = as_row(first(dataset[0]))
     if num_data * math.prod(row.shape) * row.element_size() > MAX_STACKED_BYTES:
         return None
-    return torch.stack([as_row(first(dataset[i])) for i in range(num_data)])
+    # Not a list of rows, which would double the memory.
+    result = row.new_empty(num_data, *row.shape)
+    for i in range(num_data):
+        row = as_row(first(dataset[i])).detach()
+        if row.shape != result.shape[1:]:
+            raise ValueError(
+                f"x must have rows of one shape; got {tuple(row.shape)} at row {i} after "
+                f"{tuple(result.shape[1:])}."
+            )
+        # As torch.stack does: whole numbers and fractions become fractions.
+        result = result.to(torch.promote_types(result.dtype, row.dtype))
+        result[i] = row
+    return result
 
 
 def first(batch: Any) -> Any:

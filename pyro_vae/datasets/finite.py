@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["FiniteScan", "place", "sum_is_finite"]
+__all__ = ["FiniteScan", "check_overflow", "place", "sum_is_finite"]
 
 MENDS = {
     "NaN": "Drop or impute those rows, or model the values as missing: nothing is dropped "
@@ -82,6 +82,47 @@ def sum_is_finite(x: Tensor) -> bool:
         (False, True)
     """
     return not x.is_floating_point() or bool(torch.isfinite(x.sum()))
+
+
+def check_overflow(
+    cast: Tensor, x: Tensor, name: str, numbers: Tensor, *, is_piece: bool = False
+) -> None:
+    """Refuse finite values that a cast has made infinite.
+
+    Values that were not finite before are left to :class:`FiniteScan`, which counts them.
+
+    Args:
+        cast: The data after the cast, ``(n, *event_shape)``.
+        x: The data before it.
+        name: What to call the data in the error.
+        numbers: Row numbers, ``(n,)``.
+        is_piece: Whether more rows come after these, which the error then says.
+
+    Raises:
+        ValueError: If all of x is finite and some of ``cast`` is not.
+
+    Example:
+        >>> x = torch.tensor([[0.0], [1e39]], dtype=torch.float64)
+        >>> check_overflow(x.float(), x, "x", torch.tensor([4, 7]))
+        Traceback (most recent call last):
+        ValueError: x must fit into float32, whose largest value is 3.403e+38; got 1 that overflow
+        to infinity, the first at row 7, column 0. Rescale x, or use dtype=torch.float64.
+    """
+    if sum_is_finite(cast):
+        return
+    bad = torch.isinf(cast)
+    if bad.any() and bool(torch.isfinite(x).all()):
+        target = str(cast.dtype).removeprefix("torch.")
+        rest = (
+            f" That is of rows {int(numbers[0])} to {int(numbers[-1])}; those after them are not "
+            "checked yet."
+        )
+        raise ValueError(
+            f"{name} must fit into {target}, whose largest value is "
+            f"{torch.finfo(cast.dtype).max:.4g}; got {int(bad.sum())} that overflow to infinity, "
+            f"the first at {place(bad, None, numbers)}. Rescale {name}, or use "
+            f"dtype=torch.float64.{rest if is_piece else ''}"
+        )
 
 
 def place(bad: Tensor, columns: Sequence[str] | None, numbers: Tensor | None = None) -> str:

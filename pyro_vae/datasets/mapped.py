@@ -16,6 +16,7 @@ from torch import Tensor
 from .arrays import check_rows, real_array, shared
 from .dataset import Dataset, row_index, split_rows
 from .files import mapped_npy
+from .finite import check_overflow
 from .pages import Pages
 from .scaling import Scaling
 
@@ -123,13 +124,17 @@ class MappedDataset:
 
         Returns:
             Shape ``(n, *event_shape)``, on the CPU.
+
+        Raises:
+            ValueError: If a value overflows in ``dtype``.
         """
-        numbers, order = torch.sort(rows if self.rows is None else self.rows[rows])
+        asked = rows if self.rows is None else self.rows[rows]
+        numbers, order = torch.sort(asked)
         raw = np.asarray(self.array[numbers.numpy()])
         put_back = np.empty_like(raw)
         put_back[order.numpy()] = raw
         self._pages.have_read(len(rows), scattered=True)
-        return self._in_model_units(put_back)
+        return self._in_model_units(put_back, asked, is_piece=False)
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """All of x in the order of the file, in pieces of at most 16 MiB in double precision.
@@ -137,19 +142,23 @@ class MappedDataset:
         Returns:
             The pieces, each the numbers of its rows in the file, ``(n,)``, and x there,
             ``(n, *event_shape)``.
+
+        Raises:
+            ValueError: If a value overflows in ``dtype``; those of its piece are counted.
         """
         size = max(1, CHUNK_BYTES // (8 * self.num_features))
         if self.rows is not None:
             for numbers in self.rows.sort().values.split(size):
                 raw = np.asarray(self.array[numbers.numpy()])
                 self._pages.have_read(len(raw), scattered=True)
-                yield numbers, self._in_model_units(raw)
+                yield numbers, self._in_model_units(raw, numbers, is_piece=len(raw) < len(self))
             return
         for start in range(0, len(self.array), size):
             raw = np.asarray(self.array[start : start + size])
-            x = self._in_model_units(raw.copy())
+            numbers = torch.arange(start, start + len(raw), device="cpu")
+            x = self._in_model_units(raw.copy(), numbers, is_piece=len(raw) < len(self))
             self._pages.have_read(len(raw))
-            yield torch.arange(start, start + len(raw), device="cpu"), x
+            yield numbers, x
 
     def in_memory(self) -> Dataset:
         """The data as a :class:`Dataset`, read as a whole: take a part with :meth:`subset` first.
@@ -240,12 +249,17 @@ class MappedDataset:
     def _all(self) -> Tensor:
         return torch.arange(self.num_data, device="cpu")
 
-    def _in_model_units(self, raw: np.ndarray[Any, Any]) -> Tensor:
+    def _in_model_units(
+        self, raw: np.ndarray[Any, Any], numbers: Tensor, *, is_piece: bool
+    ) -> Tensor:
         x = shared(raw).reshape(len(raw), *self.event_shape)
         is_scaled = self.scaling != Scaling.identity()
         # Whole numbers stay what they are, so that gray levels are recognized as such.
         if self.dtype is not None and (is_scaled or x.is_floating_point()):
-            x = x.to(self.dtype)
+            cast = x.to(self.dtype)
+            if cast is not x:
+                check_overflow(cast, x, self.name, numbers, is_piece=is_piece)
+            x = cast
         return self.scaling.apply(x) if is_scaled else x
 
 

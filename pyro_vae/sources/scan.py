@@ -12,6 +12,9 @@ from pyro_vae.datasets import CheckedArray, FiniteScan
 
 __all__ = ["Sample", "checked_pieces"]
 
+MAX_SAMPLE_BYTES = 2**28
+"""Most memory of a sample."""
+
 
 def checked_pieces(
     pieces: Iterable[tuple[Tensor, Any, Tensor]],
@@ -80,8 +83,11 @@ def _of_the_whole(text: str, values: Tensor, numbers: Tensor, num_data: int) -> 
 class Sample:
     """Rows that stand for all in a look at what data are like: which features vary, for one.
 
-    They are about 2000 rows at even distances, and rows in which those features vary that do not
-    among them. So a feature is constant in the sample if and only if it is in the data.
+    They are at most 2000 rows at even distances, and rows in which those features vary that do not
+    among them. So a feature is constant in the sample if and only if it is in the data. Rows are
+    fewer where they are so long that the sample would take more than 256 MiB: each kind has half
+    of that. What is left out of the second kind can make a feature look constant that varies in
+    few rows.
 
     Args:
         num_data: Number of rows N of the whole.
@@ -95,19 +101,25 @@ class Sample:
     """
 
     def __init__(self, num_data: int) -> None:
-        self._step = -(-num_data // MAX_EVALUATED)
+        self._num_data = num_data
+        self._seen, self._num_varying = 0, 0
         self._rows: list[Tensor] = []
         self._start: Tensor | None = None
         self._constant: Tensor | None = None
 
     def add(self, x: Tensor) -> None:
         """Look at a piece, ``(n, *event_shape)``."""
+        if len(x) == 0:
+            return
+        limit = max(1, MAX_SAMPLE_BYTES // 2 // max(1, x[0].nbytes))
+        step = -(-self._num_data // min(MAX_EVALUATED, limit))
         # Copies, or the sample would keep whole pieces alive.
-        self._keep(x[:: self._step].clone())
-        if self._step > 1:
-            varying = self._newly_varying(x)
-            if len(varying):
-                self._keep(x.index_select(0, varying))
+        self._keep(x[-self._seen % step :: step].clone())
+        self._seen += len(x)
+        if step > 1:
+            varying = self._newly_varying(x)[: limit - self._num_varying]
+            self._num_varying += len(varying)
+            self._keep(x.index_select(0, varying))
 
     @property
     def x(self) -> Tensor:
@@ -115,6 +127,8 @@ class Sample:
         return torch.cat(self._rows)
 
     def _keep(self, x: Tensor) -> None:
+        if len(x) == 0:
+            return
         self._rows.append(x)
         flat = x.reshape(len(x), -1)
         if self._start is None or self._constant is None:

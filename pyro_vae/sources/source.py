@@ -72,16 +72,23 @@ class DataSource:
             batch_size: Rows in a batch.
             seed: Seed of the order.
             num_data: Rows of an epoch of an IterableDataset, which has no length.
-            part: From a batch's row numbers to those that this process takes; all unless given.
+            part: From a batch's row numbers to those that this process takes; all unless given. A
+                DataLoader or a stream must then bring all rows on every process, in one order.
 
         Raises:
             ValueError: If the data are not usable, or ``num_data`` is missing or does not fit.
-            TypeError: If x is not numeric.
+            TypeError: If x is not numeric, or has no length and is no IterableDataset.
         """
         common: dict[str, Any] = {"seed": seed, "merge_single": self._normalizes, "part": part}
         dataset: Any = x.dataset if isinstance(x, DataLoader) else x
         if isinstance(dataset, IterableDataset):
-            return self._stream(x, batch_size=batch_size, num_data=num_data, part=part)
+            return self._stream(x, batch_size=batch_size, num_data=num_data, seed=seed, part=part)
+        if num_data is not None and not hasattr(dataset, "__len__"):
+            raise TypeError(
+                "x must have a length or be an IterableDataset; got "
+                f"{type(dataset).__name__}. Wrap what yields rows in a "
+                "torch.utils.data.IterableDataset."
+            )
         if num_data is not None and num_data != len(dataset):
             raise ValueError(
                 f"num_data must be left out where x tells its length, {len(dataset)}; got "
@@ -89,7 +96,7 @@ class DataSource:
             )
         if isinstance(x, DataLoader):
             self._refuse_per_datum("DataLoader")
-            return LoaderBatches(x, prepare=self._prepared_and_looked_at(), part=part)
+            return LoaderBatches(x, prepare=self._prepared_and_looked_at(), **common)
         if isinstance(x, TorchDataset):
             rows = stacked(x)
             if rows is None:
@@ -223,7 +230,7 @@ class DataSource:
         return lambda rows: self._checked(data.read(rows), name).tensor, sample, False
 
     def _stream(
-        self, x: Any, *, batch_size: int, num_data: int | None, part: Part | None
+        self, x: Any, *, batch_size: int, num_data: int | None, seed: int, part: Part | None
     ) -> Batches:
         dataset = x.dataset if isinstance(x, DataLoader) else x
         self._refuse_per_datum("IterableDataset")
@@ -255,6 +262,7 @@ class DataSource:
             prepare=self._prepared_and_looked_at(),
             merge_single=self._normalizes,
             part=part,
+            seed=seed,
         )
 
     def _refuse_per_datum(self, kind: str) -> None:

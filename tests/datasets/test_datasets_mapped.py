@@ -149,6 +149,30 @@ def test_data_in_memory_are_in_memory():
     assert data.in_memory() is data
 
 
+def test_values_that_overflow_are_placed_in_the_file(npy, monkeypatch):
+    monkeypatch.setattr(mapped_file, "CHUNK_BYTES", 8 * 3 * 4)  # four rows
+    array = REAL.copy()
+    array[17, 2] = -1e39
+    path = npy(array)
+    data = memory_mapped(path, dtype=torch.float32)
+    message = "data must fit into float32, .* got 1 that overflow .* row 17, column 2. Rescale"
+    for call in (
+        lambda: list(data.chunks()),
+        lambda: list(data.subset([3, 17, 1]).chunks()),
+        lambda: data.read(torch.tensor([30, 17, 2])),
+        lambda: data.subset([20, 17]).in_memory(),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(ValueError, match="of rows 16 to 19; those after them are not checked"):
+        list(data.chunks())
+    with pytest.raises(ValueError, match="must fit into float32, .* row 17, column 2. Rescale"):
+        from_file(path, dtype=torch.float32)
+    array[16, 0] = np.nan  # tells more, and is told first in memory as well
+    data = memory_mapped(npy(array), dtype=torch.float32)
+    assert sum(int(x.isnan().sum()) for _, x in data.chunks()) == 1
+
+
 class Bomb:
     def __reduce__(self):
         raise AssertionError("ran")
