@@ -117,8 +117,9 @@ def fit(
         compile: Trace model and guide once and compile them, with the gradient and Adam's update,
             to one graph (:class:`~pyro_vae.objectives.Compiled_ELBO`). That takes from 5 to 20
             seconds before the third step, and steps are then faster than those of a plain loop
-            in PyTorch (benchmarks/README.md); noise and results are the same up to rounding. Programs that cannot be traced run as
-            they are, which a warning tells; with "required" they raise.
+            in PyTorch (benchmarks/README.md); noise and results are the same up to rounding.
+            Programs that cannot be traced run as they are, which a warning tells; with
+            "required" they raise.
         run_dir: New or empty directory for the settings, the weights and the history of the fit,
             written when it ends.
         resume: Not available yet: only False is accepted.
