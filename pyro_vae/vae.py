@@ -16,7 +16,7 @@ from pyro_vae.distributions import location
 from pyro_vae.modes import evaluation_mode
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
-from pyro_vae.traces import log_densities
+from pyro_vae.traces import log_weights
 
 __all__ = ["VAE"]
 
@@ -153,7 +153,7 @@ class VAE(ProgramModule):
         num_samples = positive_integer(num_samples, "num_samples")
         x = self.prepare(x).tensor
         with torch.no_grad(), evaluation_mode(self):
-            return log_densities(self, x, num_samples=num_samples).log_weights
+            return log_weights(self, x, num_samples=num_samples)
 
     def with_guide(self, guide: nn.Module) -> Self:
         """A VAE with the same p(z) and p(x|z), the very modules, and another guide.

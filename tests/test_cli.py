@@ -238,6 +238,7 @@ def test_fit_leaves_settings_that_read_back(digits_fit):
             "learning_rate": 0.003,
             "objective": "trace",
             "kl_weight": 1.0,
+            "compile": False,
             "seed": 0,
             "device": "auto",
         },

@@ -235,11 +235,11 @@ def test_draws_are_spread_evenly_over_the_data():
         return Watched(x.new_zeros(1), 10.0).to_event(1)
 
     x = 100 * torch.arange(7.0).unsqueeze(1)
-    draws = aggregate._draws(Programs(encode, prior), x, 17, 0)
+    draws = aggregate._draws(Programs(encode, prior), x, range(17), 0)
     counts = (draws.z / 100).round().flatten().long().bincount(minlength=7)
     assert counts.sum() == 17
     assert set(counts.tolist()) == {2, 3}
-    few = aggregate._draws(Programs(encode, prior), x, 4, 0)
+    few = aggregate._draws(Programs(encode, prior), x, range(4), 0)
     assert (few.z / 100).round().flatten().unique().numel() == 4
 
 

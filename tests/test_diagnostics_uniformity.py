@@ -149,7 +149,7 @@ def attainable(num_simulations, num_draws):
 
 @pytest.mark.parametrize(("num_simulations", "num_draws"), [(5, 3), (4, 1), (30, 9), (7, 20)])
 def test_critical_value_is_the_largest_attainable_one_within_the_level(num_simulations, num_draws):
-    tails = uniformity._log_tails(num_simulations, num_draws)
+    tails = uniformity.BinomialTails(num_simulations, num_draws, -40.0, 1.0)
     for level in (0.3, *LEVELS):
         critical = critical_log_gamma(num_simulations, num_draws, level)
         assert uniformity._probability_outside(tails, critical) <= level
@@ -186,7 +186,7 @@ def test_levels_share_few_sums(monkeypatch):
 
 
 def test_negligible_jumps_may_be_left_out_of_the_sum(monkeypatch):
-    tails = uniformity._log_tails(800, 199)
+    tails = uniformity.BinomialTails(800, 199, -40.0, 1.0)
     short = [uniformity._probability_outside(tails, g) for g in (-12.0, -7.0, -2.0)]
     monkeypatch.setattr(uniformity, "LOG_NEGLIGIBLE", -700.0)
     whole = [uniformity._probability_outside(tails, g) for g in (-12.0, -7.0, -2.0)]

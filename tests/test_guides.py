@@ -321,7 +321,7 @@ def test_per_datum_guide_refuses_other_rows(call, message):
 def test_data_loader_with_a_per_datum_guide_is_refused():
     x = torch.randn(7, 3)
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x), batch_size=2)
-    with pytest.raises(ValueError, match="x must be an array or a Dataset in memory"):
+    with pytest.raises(ValueError, match="x must be an array or a Dataset for a guide"):
         pv.fit(per_datum_vae(), loader, epochs=1, **QUIET)
 
 

@@ -35,7 +35,8 @@ def network(request):
 
 
 def test_registry_holds_every_public_network():
-    assert {name.split()[0] for name in NETWORKS} == set(networks.__all__)
+    wrappers = {"Autocast"}  # around any of them, in single precision alone: test_autocast.py
+    assert {name.split()[0] for name in NETWORKS} == set(networks.__all__) - wrappers
 
 
 @pytest.mark.parametrize("batch_shape", [(), (3,), (2, 3), (2, 1, 3)], ids=str)

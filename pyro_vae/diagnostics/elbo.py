@@ -1,6 +1,7 @@
 """The ELBO and its terms, one value for each datum, with Monte Carlo standard errors."""
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,13 +12,12 @@ from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.report import standard_error
-from pyro_vae.traces import ElboTerms, Programs
-from pyro_vae.traces import elbo_terms as estimate_terms
+from pyro_vae.traces import CHUNK_SIZE, ElboTerms, Programs, elbo_terms_by_draws
 
-from .monte_carlo import mean_and_mcse
-from .passes import by_rows, per_datum_dataset
+from .monte_carlo import Moments
+from .passes import Columns, by_rows, each_piece, per_datum_dataset
 
-__all__ = ["BitsPerDim", "bits_per_dim", "elbo_summary", "elbo_terms"]
+__all__ = ["BitsPerDim", "bits_per_dim", "elbo_summary", "elbo_terms", "mean_elbo"]
 
 TERMS = ("elbo", "expected_log_likelihood", "kl", "cross_entropy", "entropy")
 
@@ -25,7 +25,14 @@ ROWS_AT_A_TIME = 2000
 """Rows that go through the programs at once."""
 
 
-def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -> xr.Dataset:
+def elbo_terms(
+    vae: Programs,
+    x: Any,
+    *,
+    num_samples: int = 16,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
+) -> xr.Dataset:
     r"""ELBO of each datum, split into its terms: the ledger.
 
     .. math:: \text{ELBO}(x_i) = \mathbb E_{q(z \mid x_i)} \log p(x_i \mid z)
@@ -46,6 +53,8 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
         vae: A VAE, or any model and guide with their sites in the plate "data".
         x: Data, ``(N, *event_shape)``.
         num_samples: Number S of draws from q(z|x) for each datum.
+        chunk_size: Rows times draws that go through the model at once, but at least the rows of
+            a piece of x, 2000 or fewer. It bounds the memory; the result does not depend on it.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -59,7 +68,7 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
         ``kl_is_analytic``, ``entropy_is_analytic`` and ``cross_entropy_is_analytic`` are 1 or 0.
 
     Raises:
-        ValueError: If x or ``num_samples`` do not fit.
+        ValueError: If x, ``num_samples`` or ``chunk_size`` do not fit.
 
     Example:
         >>> import pyro_vae as pv
@@ -69,17 +78,18 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
         {'obs_id': 5, 'latent': 2, 'site': 2}
     """
     num_samples = positive_integer(num_samples, "num_samples")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     analytic = {"kl", "entropy", "cross_entropy"}
     sites: list[str] = []
     num_features = 0
 
-    def compute(piece: Tensor) -> dict[str, Tensor]:
+    def compute(piece: Tensor) -> Columns:
         nonlocal num_features
-        terms = estimate_terms(vae, piece, num_samples=num_samples)
-        analytic.intersection_update(terms.analytic)
-        sites[:] = terms.sites
         num_features = piece[0].numel()
-        return _reduced(terms)
+        blocks = elbo_terms_by_draws(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
+        columns, of_piece, sites[:] = _reduced(blocks)
+        analytic.intersection_update(of_piece)
+        return columns
 
     columns = by_rows(vae, x, compute, seed=seed, purpose="elbo terms", at_a_time=ROWS_AT_A_TIME)
     attrs: dict[str, float | str] = {
@@ -92,6 +102,35 @@ def elbo_terms(vae: Programs, x: Any, *, num_samples: int = 16, seed: int = 0) -
         columns, dims={"site_elbo": "site", "site_elbo_mcse": "site"}, attrs=attrs
     )
     return dataset.assign_coords(site=sites)
+
+
+def mean_elbo(
+    vae: Programs, x: Any, *, num_samples: int, chunk_size: int = CHUNK_SIZE, seed: int
+) -> tuple[float, float]:
+    """The mean over data of :func:`elbo_terms`' ELBO and its Monte Carlo error, and no more.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae, x = pv.gaussian_vae(features=3, latent_dim=2, hidden=()), torch.zeros(5, 3)
+        >>> mean, _ = mean_elbo(vae, x, num_samples=4, seed=0)
+        >>> bool(abs(mean - elbo_terms(vae, x, num_samples=4)["elbo"].mean()) < 1e-12)
+        True
+    """
+    count, total, variance = 0, 0.0, 0.0
+
+    def add(piece: Tensor) -> None:
+        nonlocal count, total, variance
+        moments = Moments()
+        for block in elbo_terms_by_draws(
+            vae, piece, num_samples=num_samples, chunk_size=chunk_size
+        ):
+            moments.add(block.elbo)
+        count += len(piece)
+        total += moments.mean.sum().item()
+        variance += moments.mcse.square().sum().item()
+
+    each_piece(vae, x, add, seed=seed, purpose="elbo terms", at_a_time=ROWS_AT_A_TIME)
+    return total / count, math.sqrt(variance) / count
 
 
 def elbo_summary(terms: xr.Dataset) -> pd.DataFrame:
@@ -178,15 +217,23 @@ def bits_per_dim(terms: xr.Dataset, *, unit: float = 1.0) -> BitsPerDim:
     )
 
 
-def _reduced(terms: ElboTerms) -> dict[str, Tensor]:
-    reduced = {}
+def _reduced(blocks: Iterator[ElboTerms]) -> tuple[Columns, frozenset[str], list[str]]:
+    """Means over draws with their errors; which terms are analytic; the sites."""
+    moments: dict[str, Moments] = {}
+    of_sites: dict[str, Moments] = {}
+    reduced: Columns = {}
+    analytic: frozenset[str] = frozenset()
+    for terms in blocks:
+        for name in TERMS:
+            moments.setdefault(name, Moments()).add(getattr(terms, name))
+        for name, draws in terms.sites.items():
+            of_sites.setdefault(name, Moments()).add(draws)
+        reduced = {f"{name}_per_dim": values for name, values in terms.per_dim.items()}
+        analytic = terms.analytic
     for name in TERMS:
-        reduced[name], reduced[f"{name}_mcse"] = mean_and_mcse(getattr(terms, name))
-        if name in terms.analytic:
-            reduced[f"{name}_mcse"] = torch.zeros_like(reduced[name])
-    for name, values in terms.per_dim.items():
-        reduced[f"{name}_per_dim"] = values
-    sites = [mean_and_mcse(draws) for draws in terms.sites.values()]
-    reduced["site_elbo"] = torch.stack([mean for mean, _ in sites], 1)
-    reduced["site_elbo_mcse"] = torch.stack([error for _, error in sites], 1)
-    return reduced
+        reduced[name], error = moments[name].mean, moments[name].mcse
+        reduced[f"{name}_mcse"] = torch.zeros_like(error) if name in analytic else error
+    found = of_sites.values()
+    reduced["site_elbo"] = torch.stack([site.mean for site in found], 1)
+    reduced["site_elbo_mcse"] = torch.stack([site.mcse for site in found], 1)
+    return reduced, analytic, list(of_sites)

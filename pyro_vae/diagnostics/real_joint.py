@@ -8,8 +8,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 from torch.distributions import biject_to
 
-from pyro_vae.traces import JointDensity, Programs
-from pyro_vae.traces.runs import Runs
+from pyro_vae.traces import CHUNK_SIZE, JointDensity, Programs
 
 __all__ = ["RealJoint"]
 
@@ -34,8 +33,10 @@ class RealJoint:
     Args:
         programs: Model and guide.
         x: Data, ``(N, *event_shape)``.
+        chunk_size: Rows times points that go through the model at once, but at least N.
 
     Attributes:
+        chunk_size: The same.
         joint: The density of z: sites side by side, as :class:`~pyro_vae.traces.JointDensity` has
             them.
         num_data: Number N of data.
@@ -55,10 +56,11 @@ class RealJoint:
         (-1.8379, torch.Size([5, 2]))
     """
 
-    def __init__(self, programs: Programs, x: Tensor) -> None:
-        self.joint = JointDensity(programs, x)
+    def __init__(self, programs: Programs, x: Tensor, *, chunk_size: int = CHUNK_SIZE) -> None:
+        self.joint = JointDensity(programs, x, chunk_size=chunk_size)
+        self.chunk_size = chunk_size
         self.num_data, self.num_dims = self.joint.num_data, self.joint.num_dims
-        runs = Runs(programs, x)
+        runs = self.joint.runs
         other = runs.new_prior_trace()
         self._parts: list[tuple[int, Any]] = []
         for name in runs.latent:

@@ -12,6 +12,7 @@ from pyro import poutine
 from pyro.infer import infer_discrete
 from torch import Tensor
 
+from pyro_vae.diagnostics.passes import piece_size
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import seeded
@@ -118,7 +119,7 @@ def make_draws(
     """
     draws = Draws(len(x), num_samples, num_predictive)
     parts, row = per_datum_parts(programs), 0
-    for piece, index in pieces(parts, x, ROWS_AT_A_TIME):
+    for piece, index in pieces(parts, x, piece_size(ROWS_AT_A_TIME, x)):
         noise = (seed, purpose, row)
         with evaluating(programs, *noise, device=x.device), at_rows(parts, index):
             _fill_rows(draws, programs, piece, row, noise, prior=prior)

@@ -26,6 +26,9 @@ __all__ = ["to_arviz"]
 
 Array = NDArray[Any]
 
+ROWS_AT_A_TIME = 2000
+"""Rows that are hashed at once."""
+
 DRAWS_OF_X = 100
 """Draws of x for each datum, unless more or fewer are asked for."""
 
@@ -187,7 +190,7 @@ def to_arviz(
         "creation_library_version": __version__,
         "seed": seed,
         "config": _parts(vae) if config is None else config,
-        "data_sha256": hashlib.sha256(_numpy(rows).tobytes()).hexdigest(),
+        "data_sha256": _sha256(rows),
         "site_names": {new: name for new, name in names.items() if new != name} or None,
     }
     made = {name: group.dataset() for name, group in groups.items() if group.variables}
@@ -237,6 +240,14 @@ def _labels(labels: Any, num_data: int) -> Array:
             f"labels must be one for each of the {num_data} rows of x; got shape {array.shape}."
         )
     return array
+
+
+def _sha256(x: Tensor) -> str:
+    """Hash of the bytes of x, without a copy of it."""
+    hashed = hashlib.sha256()
+    for part in x.split(ROWS_AT_A_TIME):
+        hashed.update(_numpy(part).tobytes())
+    return hashed.hexdigest()
 
 
 def _numpy(x: Tensor) -> Array:

@@ -8,6 +8,8 @@ traces of ``model`` and ``guide``, so a program that a user wrote by hand is ser
 from .densities import CHUNK_SIZE as CHUNK_SIZE
 from .densities import LogDensities as LogDensities
 from .densities import log_densities as log_densities
+from .densities import log_densities_by_draws as log_densities_by_draws
+from .densities import log_weights as log_weights
 from .joint import JointDensity as JointDensity
 from .kl import analytic_kl as analytic_kl
 from .latent import LatentSite as LatentSite
@@ -20,6 +22,7 @@ from .simulation import simulate as simulate
 from .sites import site_log_probs as site_log_probs
 from .terms import ElboTerms as ElboTerms
 from .terms import elbo_terms as elbo_terms
+from .terms import elbo_terms_by_draws as elbo_terms_by_draws
 
 __all__ = [
     "CHUNK_SIZE",
@@ -32,8 +35,11 @@ __all__ = [
     "Simulation",
     "analytic_kl",
     "elbo_terms",
+    "elbo_terms_by_draws",
     "latent_site",
     "log_densities",
+    "log_densities_by_draws",
+    "log_weights",
     "num_parameters",
     "simulate",
     "site_log_probs",

@@ -1,28 +1,30 @@
 """Log densities of the guide's draws under model and guide."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyro
 import torch
 from torch import Tensor
 
-from .kl import analytic_entropy, analytic_kl
-from .runs import Programs, Runs, values_of, with_values
+from pyro_vae.rows import at_rows, per_datum_parts
 
-__all__ = ["CHUNK_SIZE", "LogDensities", "log_densities"]
+from .kl import analytic_entropy, analytic_kl
+from .runs import Programs, Runs, draws_of_a_run, values_of, with_values
+
+__all__ = ["CHUNK_SIZE", "LogDensities", "log_densities", "log_densities_by_draws", "log_weights"]
 
 CHUNK_SIZE = 2000
 """Rows times draws that go through the model at once."""
+
+ROWS_AT_A_TIME = 2000
+"""Rows of a matrix of log weights that are computed together: noise belongs to so many."""
 
 FEW_DRAWS = 8
 """From so many draws on, a plate of draws is worth the runs that find out whether it may be."""
 
 MOST_ROWS = 500
 """Up to so many rows, draws are laid out as rows where programs do not take a plate of draws."""
-
-DRAWS_OF_THE_GUIDE = 64
-"""Draws for each run of the guide: its noise must not depend on what the model takes at once."""
 
 
 @dataclass(frozen=True)
@@ -97,26 +99,105 @@ def log_densities(
         >>> sorted(densities.log_p), densities.log_weights.shape
         (['x', 'z'], torch.Size([7, 5]))
     """
-    runs = Runs(programs, x)
-    if num_samples >= FEW_DRAWS and runs.takes_draws:
-        found = list(_many_at_once(runs, num_samples, max(1, chunk_size // max(1, len(x)))))
-    elif num_samples >= FEW_DRAWS and 2 * len(x) <= MOST_ROWS and runs.takes_rows:
-        found = list(_as_rows(runs, num_samples, MOST_ROWS // len(x)))
-    else:
-        found = list(_one_by_one(runs, num_samples))
-    log_p, log_q = (_joined([pair[side] for pair in found]) for side in (0, 1))
-    kl, kl_per_dim = analytic_kl(runs.model_trace, runs.guide_trace, list(log_q))
-    entropy, entropy_per_dim = analytic_entropy(runs.guide_trace, list(log_q))
-    return LogDensities(
-        log_p=log_p,
-        log_q=log_q,
-        observed=runs.observed,
-        summed_out=tuple(runs.summed_out),
-        analytic_kl=kl,
-        kl_per_dim=kl_per_dim,
-        analytic_entropy=entropy,
-        entropy_per_dim=entropy_per_dim,
+    found = list(
+        log_densities_by_draws(programs, x, num_samples=num_samples, chunk_size=chunk_size)
     )
+    return replace(
+        found[0],
+        log_p=_joined([block.log_p for block in found]),
+        log_q=_joined([block.log_q for block in found]),
+    )
+
+
+def log_densities_by_draws(
+    programs: Programs, x: Tensor, *, num_samples: int, chunk_size: int = CHUNK_SIZE
+) -> Iterator[LogDensities]:
+    """:func:`log_densities` of a few draws at a time, for what is averaged over draws.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+        num_samples: Number S of draws for each datum, in all.
+        chunk_size: Rows times draws that go through the model at once.
+
+    Yields:
+        Log densities of at most 64 draws, fewer where x has many rows: ``(R, N)``.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> blocks = log_densities_by_draws(vae, torch.zeros(5, 3), num_samples=100)
+        >>> [len(block.log_weights) for block in blocks]
+        [64, 36]
+    """
+    runs = Runs(programs, x)
+    num_data = max(1, len(x))
+    if num_samples >= FEW_DRAWS and runs.takes_draws:
+        blocks = _many_at_once(runs, num_samples, max(1, chunk_size // num_data))
+    elif num_samples >= FEW_DRAWS and 2 * len(x) <= MOST_ROWS and runs.takes_rows:
+        blocks = _as_rows(runs, num_samples, MOST_ROWS // num_data)
+    else:
+        blocks = _one_by_one(runs, num_samples)
+    found: LogDensities | None = None
+    for log_p, log_q in blocks:
+        if found is None:  # only now is it known that the sites are per datum
+            kl, kl_per_dim = analytic_kl(runs.model_trace, runs.guide_trace, list(log_q))
+            entropy, entropy_per_dim = analytic_entropy(runs.guide_trace, list(log_q))
+            found = LogDensities(
+                log_p=log_p,
+                log_q=log_q,
+                observed=runs.observed,
+                summed_out=tuple(runs.summed_out),
+                analytic_kl=kl,
+                kl_per_dim=kl_per_dim,
+                analytic_entropy=entropy,
+                entropy_per_dim=entropy_per_dim,
+            )
+        found = replace(found, log_p=log_p, log_q=log_q)
+        yield found
+
+
+def log_weights(
+    programs: Programs, x: Tensor, *, num_samples: int, chunk_size: int = CHUNK_SIZE
+) -> Tensor:
+    r"""The matrix :math:`\log p(x, z_s) - \log q(z_s \mid x)`, ``(S, N)``, in nats.
+
+    What :func:`log_densities` holds by site is summed as it comes, so that there is one matrix and
+    no other of its size, and rows go through the programs some at a time.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+        num_samples: Number S of draws for each datum.
+        chunk_size: Rows times draws that go through the model at once.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> log_weights(vae, torch.zeros(5, 3), num_samples=7).shape
+        torch.Size([7, 5])
+    """
+    parts = per_datum_parts(programs)
+    matrix: Tensor | None = None
+    for start in range(0, len(x), ROWS_AT_A_TIME):
+        index = torch.arange(start, min(start + ROWS_AT_A_TIME, len(x)), device=x.device)
+        draw = 0
+        with at_rows(parts, None if len(index) == len(x) else index):
+            blocks = log_densities_by_draws(
+                programs,
+                x[start : start + ROWS_AT_A_TIME],
+                num_samples=num_samples,
+                chunk_size=chunk_size,
+            )
+            for block in blocks:
+                values = block.log_weights
+                if matrix is None:
+                    matrix = values.new_empty(num_samples, len(x))
+                matrix[draw : draw + len(values), start : start + len(index)] = values
+                draw += len(values)
+    if matrix is None:
+        raise ValueError("x must have a row; got none.")
+    return matrix
 
 
 Pair = tuple[dict[str, Tensor], dict[str, Tensor]]
@@ -134,8 +215,7 @@ def _one_by_one(runs: Runs, num_samples: int) -> Iterator[Pair]:
 
 def _many_at_once(runs: Runs, num_samples: int, draws_at_a_time: int) -> Iterator[Pair]:
     """The same, ``(R, N)`` each time, R up to the number of draws that the guide makes at once."""
-    for start in range(0, num_samples, DRAWS_OF_THE_GUIDE):
-        num_draws = min(DRAWS_OF_THE_GUIDE, num_samples - start)
+    for num_draws in draws_of_a_run(num_samples, runs.num_data):
         guide_trace = runs.new_guide_trace(num_draws)
         values = values_of(guide_trace)
         log_ps = []

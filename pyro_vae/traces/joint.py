@@ -1,13 +1,14 @@
 """The joint density as a function of the latent values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .runs import Programs, Runs, values_of, with_values
+from .densities import CHUNK_SIZE
+from .runs import Programs, Runs, draws_of_a_run, values_of, with_values
 from .sites import plates_of
 
 __all__ = ["JointDensity"]
@@ -22,8 +23,11 @@ class JointDensity:
     Args:
         programs: Model and guide; the guide says which sites are latent.
         x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+        chunk_size: Rows times values that go through the model at once, but at least N.
 
     Attributes:
+        chunk_size: The same.
+        runs: The programs' runs at x.
         num_data: Number N of data.
         num_dims: Length of z.
 
@@ -40,18 +44,19 @@ class JointDensity:
         (-1.8379, torch.Size([7, 5]))
     """
 
-    def __init__(self, programs: Programs, x: Tensor) -> None:
-        self._runs = Runs(programs, x)
+    def __init__(self, programs: Programs, x: Tensor, *, chunk_size: int = CHUNK_SIZE) -> None:
+        self.chunk_size = chunk_size
+        self.runs = Runs(programs, x)
         self._shapes = {}
-        if not self._runs.latent:
-            rest = list(self._runs.summed_out)
+        if not self.runs.latent:
+            rest = list(self.runs.summed_out)
             raise ValueError(
                 "programs must have a latent site, sampled by the guide, for this diagnostic; got "
                 f"{f'the sites {rest} alone, to be summed out' if rest else 'none'}. An "
                 "autoencoder encodes to a point."
             )
-        for name in self._runs.latent:
-            site: Any = self._runs.model_trace.nodes[name]
+        for name in self.runs.latent:
+            site: Any = self.runs.model_trace.nodes[name]
             if set(plates_of(site)) != {-1}:
                 raise ValueError(
                     f"latent site {name!r} must lie in the plate 'data' alone; got the plates "
@@ -72,13 +77,20 @@ class JointDensity:
 
         With a summed-out discrete site y, log p(z) is that of z with y summed out.
         """
+        some = max(1, self.chunk_size // max(1, self.num_data))
+        if len(z) <= some:
+            return self._at(z)
+        log_prior, log_likelihood = zip(*map(self._at, z.split(some)), strict=True)
+        return torch.cat(log_prior), torch.cat(log_likelihood)
+
+    def _at(self, z: Tensor) -> tuple[Tensor, Tensor]:
         values = self.split(z)
-        if self._runs.takes_draws:
-            trace = with_values(self._runs.guide_trace, values)
-            log_p = self._runs.log_p(self._runs.replayed(trace, len(z)))
+        if self.runs.takes_draws:
+            trace = with_values(self.runs.guide_trace, values)
+            log_p = self.runs.log_p(self.runs.replayed(trace, len(z)))
             return self._prior_and_likelihood(log_p)
-        if len(z) > 1 and self._runs.takes_rows:
-            repeated = self._runs.repeated(len(z))
+        if len(z) > 1 and self.runs.takes_rows:
+            repeated = self.runs.repeated(len(z))
             trace = with_values(
                 repeated.guide_trace, {n: value.flatten(0, 1) for n, value in values.items()}
             )
@@ -86,9 +98,9 @@ class JointDensity:
         rows = []
         for draw in range(len(z)):
             trace = with_values(
-                self._runs.guide_trace, {name: value[draw] for name, value in values.items()}
+                self.runs.guide_trace, {name: value[draw] for name, value in values.items()}
             )
-            rows.append(self._prior_and_likelihood(self._runs.log_p(self._runs.replayed(trace))))
+            rows.append(self._prior_and_likelihood(self.runs.log_p(self.runs.replayed(trace))))
         log_prior, log_likelihood = zip(*rows, strict=True)
         return torch.stack(log_prior), torch.stack(log_likelihood)
 
@@ -112,27 +124,45 @@ class JointDensity:
 
     def guide_draws(self, num_draws: int) -> Tensor:
         """Draws from q(z|x), ``(R, N, num_dims)``."""
-        if self._runs.takes_draws:
-            return self.flat(values_of(self._runs.new_guide_trace(num_draws)))
-        if num_draws > 1 and self._runs.takes_rows:
-            trace = self._runs.repeated(num_draws).new_guide_trace()
-            return self.flat(values_of(trace)).unflatten(0, (num_draws, self.num_data))
-        draws = [values_of(self._runs.new_guide_trace()) for _ in range(num_draws)]
-        return torch.stack([self.flat(values) for values in draws])
+        return self._drawn(num_draws, Runs.new_guide_trace)
 
     def prior_draws(self, num_draws: int) -> Tensor:
         """Draws from p(z), ``(R, N, num_dims)``."""
-        if self._runs.takes_draws:
-            return self.flat(values_of(self._runs.new_prior_trace(num_draws)))
-        if num_draws > 1 and self._runs.takes_rows:
-            trace = self._runs.repeated(num_draws).new_prior_trace()
-            return self.flat(values_of(trace)).unflatten(0, (num_draws, self.num_data))
-        draws = [values_of(self._runs.new_prior_trace()) for _ in range(num_draws)]
-        return torch.stack([self.flat(values) for values in draws])
+        return self._drawn(num_draws, Runs.new_prior_trace)
+
+    def guide_draws_by_draws(self, num_draws: int) -> Iterator[Tensor]:
+        """:meth:`guide_draws`, a few of them at a time."""
+        return self._runs_of_draws(num_draws, Runs.new_guide_trace)
+
+    def _drawn(self, num_draws: int, run: Callable[..., Any]) -> Tensor:
+        # Filled in piece by piece, so that there is no second copy.
+        found: Tensor | None = None
+        start = 0
+        for values in self._runs_of_draws(num_draws, run):
+            if found is None:
+                found = values.new_empty(num_draws, *values.shape[1:])
+            found[start : start + len(values)] = values
+            start += len(values)
+        if found is None:
+            raise ValueError(f"num_draws must be positive; got {num_draws}.")
+        return found
+
+    def _runs_of_draws(self, num_draws: int, run: Callable[..., Any]) -> Iterator[Tensor]:
+        """Draws of a run of guide or model, ``(R, N, num_dims)`` at a time."""
+        if self.runs.takes_draws:
+            for size in draws_of_a_run(num_draws, self.num_data):
+                yield self.flat(values_of(run(self.runs, size)))
+        elif num_draws > 1 and self.runs.takes_rows:
+            for size in draws_of_a_run(num_draws, self.num_data):
+                values = self.flat(values_of(run(self.runs.repeated(size))))
+                yield values.unflatten(0, (size, self.num_data))
+        else:
+            for _ in range(num_draws):
+                yield self.flat(values_of(run(self.runs))).unsqueeze(0)
 
     def _prior_and_likelihood(self, log_p: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        log_prior = [log_p[name] for name in self._runs.latent]
-        log_likelihood = [log_p[name] for name in self._runs.observed]
+        log_prior = [log_p[name] for name in self.runs.latent]
+        log_likelihood = [log_p[name] for name in self.runs.observed]
         return sum(log_prior[1:], start=log_prior[0]), sum(
             log_likelihood[1:], start=log_likelihood[0]
         )

@@ -1,6 +1,6 @@
 """Model and guide run on the same data: draw by draw, or many draws at once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -19,6 +19,10 @@ __all__ = ["Programs", "RepeatedRuns", "Runs", "store_untouched"]
 
 PLATE = "_draws"
 """Name of the plate of draws, to the left of the plate "data"."""
+
+DRAWS_OF_A_RUN, ROWS_OF_A_RUN = 64, 16_000
+"""Most draws, and rows times draws, of a run that draws: its noise must not depend on what the
+model takes at once."""
 
 
 class Programs(Protocol):
@@ -46,6 +50,7 @@ class Runs:
         x: Data, ``(N, *event_shape)``.
 
     Attributes:
+        num_data: Number N of data.
         guide_trace: One run of the guide.
         model_trace: The model at its draws.
         summed_out: Names of discrete sites that the guide leaves to be summed out.
@@ -59,6 +64,7 @@ class Runs:
 
     def __init__(self, programs: Programs, x: Tensor) -> None:
         self._programs, self._x = programs, x
+        self.num_data = len(x)
         self._enum_dim: int | None = None
         self._repeated: dict[int, RepeatedRuns] = {}
         self.guide_trace = self.new_guide_trace()
@@ -192,6 +198,18 @@ class _AtRows:
         """The guide."""
         with at_rows(self._parts, self._rows):
             return self._programs.guide(x)
+
+
+def draws_of_a_run(num_draws: int, num_data: int) -> Iterator[int]:
+    """Numbers of draws, one for each run that draws them, which add up to ``num_draws``.
+
+    Example:
+        >>> list(draws_of_a_run(100, 5)), list(draws_of_a_run(20, 2000))
+        ([64, 36], [8, 8, 4])
+    """
+    size = max(1, min(DRAWS_OF_A_RUN, ROWS_OF_A_RUN // max(1, num_data)))
+    for start in range(0, num_draws, size):
+        yield min(size, num_draws - start)
 
 
 def in_draws(program: Callable[..., Any], num_draws: int | None) -> Callable[..., Any]:

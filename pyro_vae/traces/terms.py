@@ -1,14 +1,15 @@
 """The ELBO and its terms, of the same draws."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from .densities import log_densities
+from .densities import CHUNK_SIZE, LogDensities, log_densities, log_densities_by_draws
 from .runs import Programs
 
-__all__ = ["ElboTerms", "elbo_terms"]
+__all__ = ["ElboTerms", "elbo_terms", "elbo_terms_by_draws"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,32 @@ def elbo_terms(programs: Programs, x: Tensor, *, num_samples: int) -> ElboTerms:
         >>> terms.elbo.shape, sorted(terms.analytic)
         (torch.Size([7, 5]), ['cross_entropy', 'entropy', 'kl'])
     """
-    densities = log_densities(programs, x, num_samples=num_samples)
+    return _terms(log_densities(programs, x, num_samples=num_samples))
+
+
+def elbo_terms_by_draws(
+    programs: Programs, x: Tensor, *, num_samples: int, chunk_size: int = CHUNK_SIZE
+) -> Iterator[ElboTerms]:
+    """:func:`elbo_terms` of a few draws at a time, ``(R, N)``, for what is averaged over draws.
+
+    Args:
+        programs: Model and guide.
+        x: Data, ``(N, *event_shape)``.
+        num_samples: Number S of draws for each datum, in all.
+        chunk_size: Rows times draws that go through the model at once.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=2)
+        >>> blocks = elbo_terms_by_draws(vae, torch.zeros(5, 3), num_samples=100)
+        >>> [len(block.elbo) for block in blocks]
+        [64, 36]
+    """
+    blocks = log_densities_by_draws(programs, x, num_samples=num_samples, chunk_size=chunk_size)
+    return map(_terms, blocks)
+
+
+def _terms(densities: LogDensities) -> ElboTerms:
     elbo = densities.log_weights
     log_q = sum(densities.log_q.values(), start=torch.zeros_like(elbo))
     analytic = set()

@@ -1,6 +1,5 @@
 """Which latent units tell of x at all."""
 
-import math
 from typing import Any
 
 import torch
@@ -8,10 +7,18 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
-from pyro_vae.diagnostics.passes import by_rows
+from pyro_vae.diagnostics.monte_carlo import Moments
+from pyro_vae.diagnostics.passes import each_piece
 from pyro_vae.traces import Programs, latent_site
+from pyro_vae.traces.runs import draws_of_a_run
 
-__all__ = ["active_units", "mean_and_draws", "posterior_means", "variance_of_means"]
+__all__ = [
+    "active_units",
+    "checked_means",
+    "known_means",
+    "posterior_means",
+    "variance_of_means",
+]
 
 ROWS_AT_A_TIME = 2000
 
@@ -58,12 +65,17 @@ def active_units(
     threshold = finite_number(threshold, "threshold", "positive", above=0)
     num_samples = positive_integer(num_samples, "num_samples")
 
-    def compute(piece: Tensor) -> dict[str, Tensor]:
-        mean, noise = posterior_means(latent_site(vae, piece).q, num_samples)
-        return {"mean": mean, "noise": noise}
+    means = Moments(4)
+    noise: Any = 0.0
 
-    columns = by_rows(vae, x, compute, seed=seed, purpose="active", at_a_time=ROWS_AT_A_TIME)
-    variance, error = variance_of_means(columns["mean"], columns["noise"])
+    def visit(piece: Tensor) -> None:
+        nonlocal noise
+        mean, of_draws = posterior_means(latent_site(vae, piece).q, num_samples)
+        means.add(mean)
+        noise = noise + of_draws.sum(0)
+
+    each_piece(vae, x, visit, seed=seed, purpose="active", at_a_time=ROWS_AT_A_TIME)
+    variance, error = (v.cpu() for v in variance_of_means(means, noise / means.count))
     active = variance > threshold
     return xr.Dataset(
         {
@@ -76,7 +88,7 @@ def active_units(
             "units": "squared units of z",
             "threshold": threshold,
             "num_active": int(active.sum()),
-            "mean_is_analytic": int(not columns["noise"].any()),
+            "mean_is_analytic": int(not noise.any()),
             "num_samples": num_samples,
             "seed": seed,
         },
@@ -95,31 +107,49 @@ def posterior_means(q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
         >>> posterior_means(Normal(torch.ones(1, 2), 1.0).to_event(1), 5)
         (tensor([[1., 1.]], dtype=torch.float64), tensor([[0., 0.]], dtype=torch.float64))
     """
-    mean, z = mean_and_draws(q, num_samples)
-    return mean, torch.zeros_like(mean) if z is None else z.var(0) / len(z)
+    mean = known_means(q)
+    if mean is not None:
+        return mean, torch.zeros_like(mean)
+    draws = Moments()
+    for size in draws_of_a_run(max(2, num_samples), q.batch_shape[0]):
+        draws.add(q.sample(torch.Size([size])))
+    return checked_means(draws.mean, q), draws.variance() / draws.count
 
 
-def mean_and_draws(q: Any, num_samples: int) -> tuple[Tensor, Tensor | None]:
-    """Means of q(z|x), ``(n, k)``, and the draws behind them, ``(S, n, k)``; None if analytic.
+def known_means(q: Any) -> Tensor | None:
+    """Means of q(z|x), ``(n, k)``, in double precision; None where they have no closed form.
 
     Args:
         q: Batch ``(n,)``, event ``(k,)``.
-        num_samples: Draws where the mean has no closed form; at least 2 of them are made.
 
     Raises:
         ValueError: If a mean is not finite.
 
     Example:
         >>> from pyro.distributions import Normal
-        >>> mean_and_draws(Normal(torch.ones(1, 2), 1.0).to_event(1), 5)
-        (tensor([[1., 1.]], dtype=torch.float64), None)
+        >>> known_means(Normal(torch.ones(1, 2), 1.0).to_event(1))
+        tensor([[1., 1.]], dtype=torch.float64)
     """
-    z = None
     try:
-        mean = q.mean.double()
+        return checked_means(q.mean.double(), q)
     except NotImplementedError:
-        z = q.sample(torch.Size([max(2, num_samples)])).double()
-        mean = z.mean(0)
+        return None
+
+
+def checked_means(mean: Tensor, q: Any) -> Tensor:
+    """The means, if all of them are finite.
+
+    Args:
+        mean: Means of ``q``, ``(n, k)``.
+        q: Batch ``(n,)``, event ``(k,)``.
+
+    Raises:
+        ValueError: If one is not finite.
+
+    Example:
+        >>> checked_means(torch.ones(1), None)
+        tensor([1.])
+    """
     if not mean.isfinite().all():
         number = int((~mean.isfinite()).sum())
         base = q
@@ -130,21 +160,23 @@ def mean_and_draws(q: Any, num_samples: int) -> tuple[Tensor, Tensor | None]:
             f"{type(base).__name__} with {number} of {mean.numel()} means not finite. A Cauchy, "
             "as a Student t with df <= 1, has none: use a guide with lighter tails."
         )
-    return mean, z
+    return mean
 
 
-def variance_of_means(mean: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+def variance_of_means(means: Moments, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Variance over data, divisor N, without that of the noise, and its standard error.
 
     Args:
-        mean: ``(N, k)``.
-        noise: Variance of each mean's Monte Carlo error, ``(N, k)``.
+        means: Of the N means, of order 4.
+        noise: Variance of a mean's Monte Carlo error, averaged over data, ``(k,)``.
 
     Example:
-        >>> variance, error = variance_of_means(torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1))
+        >>> means = Moments(4)
+        >>> means.add(torch.tensor([[0.0], [2.0]]))
+        >>> variance, error = variance_of_means(means, torch.zeros(1))
         >>> variance.item(), error.item()
         (1.0, 0.0)
     """
-    squares = (mean - mean.mean(0)).square()
-    variance = (squares.mean(0) - noise.mean(0)).clamp(min=0)
-    return variance, squares.std(0, correction=0) / math.sqrt(len(mean))
+    square = means.variance(0)
+    spread = (means.fourth() - square.square()).clamp(min=0)
+    return (square - noise).clamp(min=0), (spread / means.count).sqrt()

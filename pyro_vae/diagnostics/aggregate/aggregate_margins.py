@@ -1,5 +1,6 @@
 """The aggregate posterior's margins beside the prior's: where are holes?"""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -8,7 +9,8 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.diagnostics.passes import by_rows
+from pyro_vae.diagnostics.passes import each_piece
+from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import LatentSite, Programs, latent_site
 
 from .margins import in_double, margins
@@ -17,7 +19,7 @@ __all__ = ["aggregate_margins"]
 
 ROWS_AT_A_TIME = 1000
 
-BLOCK = 2**19
+BLOCK = 2**17
 """Numbers in one block of points times rows times latent dimensions."""
 
 REACH = 5.0
@@ -28,6 +30,9 @@ FAR_REACH = 30.0
 
 NUM_DRAWS = 256
 """Draws for each datum that tell location and scale where there are no finite moments."""
+
+SCALES = 2**14
+"""Most data, evenly spread, whose scales make the median."""
 
 STEPS_PER_SCALE = 4.0
 """Points in a standard deviation of a typical q(z|x): the aggregate's bumps are as wide."""
@@ -76,40 +81,33 @@ def aggregate_margins(
     if num_points is not None:
         num_points = positive_integer(num_points, "num_points")
 
-    def ends_of(piece: Tensor) -> dict[str, Tensor]:
-        return _ends(latent_site(vae, piece))
-
-    ends = by_rows(vae, x, ends_of, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
-    low, high = ends["low"].amin(0), ends["high"].amax(0)  # (k,)
+    rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
+    low, high, scale = _extent(vae, rows, seed)
     if num_points is None:
-        needed = (high - low) * STEPS_PER_SCALE / ends["scale"].median(0).values
+        needed = (high - low) * STEPS_PER_SCALE / scale
         num_points = int(needed.max().clamp(FEWEST, MOST))
     steps = torch.linspace(0, 1, num_points, dtype=low.dtype, device=low.device)
     z = low + (high - low) * steps.unsqueeze(-1)  # (num_points, k)
     total = torch.zeros_like(z)
     prior: list[Tensor] = []
-    num_data = 0
 
-    def compute(piece: Tensor) -> dict[str, Tensor]:
-        nonlocal num_data
+    def visit(piece: Tensor) -> None:
         site = latent_site(vae, piece)
         q, points = margins(in_double(site.q)), z.to(piece.device)
         size = max(1, BLOCK // (len(piece) * z.shape[-1]))
         inside = q.sample()
         sums = [_density(q, part.unsqueeze(1), inside).sum(1) for part in points.split(size)]
         total.add_(torch.cat(sums).cpu())
-        num_data += len(piece)
         if not prior:
             p = margins(in_double(site.p))
             inside = p.sample()
-            # Its first row: they are equal.
+            # Its first row: they are equal. A view would keep the others.
             prior.extend(
-                _density(p, part.unsqueeze(1), inside)[:, 0] for part in points.split(size)
+                _density(p, part.unsqueeze(1), inside)[:, 0].clone() for part in points.split(size)
             )
-        return {"done": piece.new_zeros(len(piece))}
 
-    by_rows(vae, x, compute, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
-    aggregate, of_p = total / num_data, torch.cat(prior).cpu()
+    each_piece(vae, rows, visit, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
+    aggregate, of_p = total / len(rows), torch.cat(prior).cpu()
     overlap = torch.trapezoid(torch.minimum(aggregate, of_p), z, dim=0)
     dims = ("latent", "point")
     return xr.Dataset(
@@ -120,8 +118,28 @@ def aggregate_margins(
             "overlap": ("latent", overlap.numpy()),
         },
         coords={"latent": np.arange(z.shape[1]), "point": np.arange(num_points)},
-        attrs={"units": "per unit of z", "num_data": num_data, "seed": seed},
+        attrs={"units": "per unit of z", "num_data": len(rows), "seed": seed},
     )
+
+
+def _extent(vae: Programs, rows: Tensor, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Lowest and highest end over the data, and the median scale of q(z|x), ``(k,)`` each."""
+    found: dict[str, Tensor] = {}
+    scales: list[Tensor] = []
+    every = math.ceil(len(rows) / SCALES)
+    start = 0
+
+    def visit(piece: Tensor) -> None:
+        nonlocal start
+        ends = {name: values.cpu() for name, values in _ends(latent_site(vae, piece)).items()}
+        scales.append(ends["scale"][-start % every :: every])
+        start += len(piece)
+        low, high = ends["low"].amin(0), ends["high"].amax(0)
+        found["low"] = torch.minimum(found.get("low", low), low)
+        found["high"] = torch.maximum(found.get("high", high), high)
+
+    each_piece(vae, rows, visit, seed=seed, purpose="margins", at_a_time=ROWS_AT_A_TIME)
+    return found["low"], found["high"], torch.cat(scales).median(0).values
 
 
 def _ends(site: LatentSite) -> dict[str, Tensor]:

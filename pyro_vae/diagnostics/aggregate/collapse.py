@@ -11,11 +11,13 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae.arguments import finite_number, positive_integer
-from pyro_vae.diagnostics.elbo import elbo_summary, elbo_terms
-from pyro_vae.diagnostics.passes import by_rows
+from pyro_vae.diagnostics.elbo import mean_elbo
+from pyro_vae.diagnostics.monte_carlo import Moments
+from pyro_vae.diagnostics.passes import each_piece
 from pyro_vae.likelihoods import Gaussian
 from pyro_vae.sources import DataSource, resolve_device
-from pyro_vae.traces import LatentSite, Programs, latent_site
+from pyro_vae.traces import CHUNK_SIZE, LatentSite, Programs, latent_site
+from pyro_vae.traces.runs import draws_of_a_run
 
 from .active_units import variance_of_means
 from .directions import Directions
@@ -40,6 +42,7 @@ def collapse_report(
     variance: float | None = None,
     threshold: float = 0.01,
     num_samples: int = 100,
+    chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Which latent units are active, how many should be, and a verdict in words.
@@ -69,6 +72,7 @@ def collapse_report(
         threshold: Variance above which a unit or direction is active.
         num_samples: Draws from q(z|x) for each datum, where something is no closed form; the ELBO
             takes 16 at most.
+        chunk_size: As for :func:`elbo_terms`.
         seed: Seed of the draws.
 
     Returns:
@@ -100,51 +104,54 @@ def collapse_report(
     """
     threshold = finite_number(threshold, "threshold", "positive", above=0)
     num_samples = positive_integer(num_samples, "num_samples")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     prior: list[Any] = []
-    directions = Directions()
+    directions, means = Directions(), Moments(4)
+    sums: dict[str, Tensor] = {}
 
-    def compute(piece: Tensor) -> dict[str, Tensor]:
+    def visit(piece: Tensor) -> None:
         site = latent_site(vae, piece)
         prior[:] = [in_double(site.p)]
         mean, noise = directions.add(site.q, num_samples)
-        return {"mean": mean, "noise": noise, **_unit_kl(site, num_samples)}
+        means.add(mean)
+        for name, values in ({"noise": noise} | _unit_kl(site, num_samples)).items():
+            total = values.sum(0).cpu()
+            sums[name] = sums[name] + total if name in sums else total
 
-    columns = by_rows(vae, x, compute, seed=seed, purpose="collapse", at_a_time=ROWS_AT_A_TIME)
-    mean, noise = columns["mean"], columns["noise"]
-    unit_variance, error = variance_of_means(mean, noise)
+    each_piece(vae, x, visit, seed=seed, purpose="collapse", at_a_time=ROWS_AT_A_TIME)
+    num_data = means.count
+    unit_variance, error = variance_of_means(means, sums["noise"].to(means.mean) / num_data)
+    unit_variance, error = unit_variance.cpu(), error.cpu()
     active = unit_variance > threshold
     covariance = _covariance(prior[0])
     direction_variances, direction_noise = directions.variances(covariance)
     limit = max(threshold, direction_noise)
-    terms = elbo_terms(vae, x, num_samples=min(num_samples, ELBO_SAMPLES), seed=seed)
-    elbo = elbo_summary(terms).loc["elbo"]
+    few = min(num_samples, ELBO_SAMPLES)
+    elbo, elbo_mcse = mean_elbo(vae, x, num_samples=few, chunk_size=chunk_size, seed=seed)
     report: dict[str, Any] = {
         "variance": ("latent", unit_variance.numpy()),
         "variance_se": ("latent", error.numpy()),
         "active": ("latent", active.numpy()),
         "direction_variance": ("direction", direction_variances.numpy()),
-        "elbo": elbo["mean"],
-        "elbo_mcse": elbo["mcse"],
+        "elbo": elbo,
+        "elbo_mcse": elbo_mcse,
     }
-    if "kl" in columns:
-        report["kl"] = "latent", columns["kl"].mean(0).numpy()
-        errors = columns["kl_noise"].sum(0).sqrt() / len(mean)
-        report["kl_mcse"] = "latent", errors.numpy()
+    if "kl" in sums:
+        report["kl"] = "latent", (sums["kl"] / num_data).numpy()
+        report["kl_mcse"] = "latent", (sums["kl_noise"].sqrt() / num_data).numpy()
     found, reason = _variance(vae, variance)
     theory = None
     if found is not None and covariance is None:
         reason = "the prior is not normal"
     elif found is not None:
         rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
-        theory = linear_theory(rows, mean.shape[1], variance=found)
+        theory = linear_theory(rows, len(active), variance=found)
         report["eigenvalue"] = "component", theory.eigenvalues.numpy()
         report["linear_variance"] = "direction", theory.variances.numpy()
         report["linear_kl"] = "direction", theory.kl.numpy()
         report["linear_elbo"] = theory.elbo
     num_directions = int((direction_variances > limit).sum())
-    verdict, advice = _verdict(
-        num_directions, active, limit, elbo["mean"], elbo["mcse"], theory, reason
-    )
+    verdict, advice = _verdict(num_directions, active, limit, elbo, elbo_mcse, theory, reason)
     if direction_noise > threshold:
         advice += (
             f" Below {limit:.4g} a direction cannot be told from the noise of {num_samples} draws "
@@ -178,9 +185,11 @@ def _unit_kl(site: LatentSite, num_samples: int) -> dict[str, Tensor]:
         kl = kl_divergence(q, p)
         return {"kl": kl, "kl_noise": torch.zeros_like(kl)}
     except NotImplementedError:
-        z = q.sample(torch.Size([max(2, num_samples)]))
-        draws = q.log_prob(z) - p.log_prob(z)
-        return {"kl": draws.mean(0), "kl_noise": draws.var(0) / len(draws)}
+        draws = Moments()
+        for size in draws_of_a_run(max(2, num_samples), q.batch_shape[0]):
+            z = q.sample(torch.Size([size]))
+            draws.add(q.log_prob(z) - p.log_prob(z))
+        return {"kl": draws.mean, "kl_noise": draws.variance() / draws.count}
 
 
 def _covariance(p: Any) -> Tensor | None:

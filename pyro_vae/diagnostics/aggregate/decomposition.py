@@ -12,7 +12,8 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.diagnostics.monte_carlo import mean_and_mcse
+from pyro_vae.diagnostics.monte_carlo import Moments
+from pyro_vae.diagnostics.passes import piece_size
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import at_rows, per_datum_parts, pieces
 from pyro_vae.seeding import generator
@@ -28,8 +29,11 @@ logger = logging.getLogger(__name__)
 ROWS_AT_A_TIME = 1000
 """Rows that are encoded at once."""
 
-BLOCK = 2**19
+BLOCK = 2**17
 """Numbers in one block of draws times rows times latent dimensions: it bounds the memory."""
+
+DRAWS_AT_A_TIME = 2**14
+"""Draws that are held at once."""
 
 NEAR_THE_CAP = 1.0
 """Nats below log N within which the mutual information says more about N than about q."""
@@ -94,7 +98,26 @@ def aggregate_kl(vae: Programs, x: Any, *, num_samples: int = 1000, seed: int = 
     num_samples = positive_integer(num_samples, "num_samples")
     device = resolve_device(vae, "auto")
     rows = DataSource(vae, device).tensor(x, name="x")
-    draws = _draws(vae, rows, num_samples, seed)
+    terms: dict[str, Moments] = {}
+    for start in range(0, num_samples, DRAWS_AT_A_TIME):
+        wanted = range(start, min(start + DRAWS_AT_A_TIME, num_samples))
+        for name, values in _terms(vae, rows, wanted, seed).items():
+            terms.setdefault(name, Moments()).add(values)
+    dataset = _dataset(terms).assign_attrs(
+        units="nats per datum",
+        num_samples=num_samples,
+        seed=seed,
+        num_data=len(rows),
+        log_num_data=math.log(len(rows)),
+        margins_known=int("dimension_kl" in terms),
+    )
+    _warn_of_the_cap(float(dataset["mutual_information"]), len(rows))
+    return dataset
+
+
+def _terms(vae: Programs, rows: Tensor, wanted: range, seed: int) -> dict[str, Tensor]:
+    """Each part at the draws of these numbers, ``(S,)`` or ``(S, k)``."""
+    draws = _draws(vae, rows, wanted, seed)
     log_sum, log_margin_sums = _log_sums(vae, rows, draws, seed)
     log_n = math.log(len(rows))
     log_qbar = log_sum - log_n
@@ -111,16 +134,7 @@ def aggregate_kl(vae: Programs, x: Any, *, num_samples: int = 1000, seed: int = 
         terms["dimension_kl_sum"] = by_dimension.sum(-1)
         if not draws.p_factorizes:
             terms["prior_dependence"] = draws.log_p_margins.sum(-1) - draws.log_p
-    dataset = _dataset(terms).assign_attrs(
-        units="nats per datum",
-        num_samples=num_samples,
-        seed=seed,
-        num_data=len(rows),
-        log_num_data=log_n,
-        margins_known=int("dimension_kl" in terms),
-    )
-    _warn_of_the_cap(float(dataset["mutual_information"]), len(rows))
-    return dataset
+    return terms
 
 
 class _Draws(NamedTuple):
@@ -133,12 +147,11 @@ class _Draws(NamedTuple):
     p_factorizes: bool
 
 
-def _draws(vae: Programs, rows: Tensor, num_samples: int, seed: int) -> _Draws:
-    """Draws spread evenly over the data; those that get one more are a random subset."""
+def _draws(vae: Programs, rows: Tensor, wanted: range, seed: int) -> _Draws:
+    """Draws spread evenly over the data: they go round in random order."""
     order = torch.randperm(len(rows), generator=generator(seed, "aggregate"), device="cpu")
-    counts = torch.full_like(order, num_samples // len(rows))
-    counts[order[: num_samples % len(rows)]] += 1
-    counts = counts.to(rows.device)
+    numbers = torch.arange(wanted.start, wanted.stop, device="cpu") % len(rows)
+    counts = torch.bincount(order[numbers], minlength=len(rows)).to(rows.device)
     found: list[_Draws] = []
     reference: list[tuple[Tensor, Tensor]] = []
 
@@ -162,7 +175,7 @@ def _draws(vae: Programs, rows: Tensor, num_samples: int, seed: int) -> _Draws:
             )
         )
 
-    _each_piece(vae, rows, visit, seed)
+    _each_piece(vae, rows, visit, seed, first_draw=wanted.start)
     z, log_q, log_p, log_p_margins, p_factorizes = zip(*found, strict=True)
     return _Draws(
         torch.cat(z),
@@ -208,13 +221,20 @@ def _log_sums(
 
 
 def _each_piece(
-    vae: Programs, rows: Tensor, visit: Callable[[LatentSite, Tensor], None], seed: int
+    vae: Programs,
+    rows: Tensor,
+    visit: Callable[[LatentSite, Tensor], None],
+    seed: int,
+    *,
+    first_draw: int = 0,
 ) -> None:
     """Show the latent site of each piece of the data, and its row numbers."""
     parts = per_datum_parts(vae)
-    for number, (piece, index) in enumerate(pieces(parts, rows, ROWS_AT_A_TIME)):
+    purpose = ("aggregate", first_draw) if first_draw else ("aggregate",)
+    size = piece_size(ROWS_AT_A_TIME, rows)
+    for number, (piece, index) in enumerate(pieces(parts, rows, size)):
         with (
-            evaluating(vae, seed, "aggregate", number, device=rows.device),
+            evaluating(vae, seed, *purpose, number, device=rows.device),
             at_rows(parts, index),
         ):
             visit(latent_site(vae, piece), index)
@@ -237,11 +257,11 @@ def _check_site(site: LatentSite, p: Any, reference: tuple[Tensor, Tensor], num_
         )
 
 
-def _dataset(terms: dict[str, Tensor]) -> xr.Dataset:
+def _dataset(terms: dict[str, Moments]) -> xr.Dataset:
     columns: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, values in terms.items():
-        dims = ("latent",)[: values.dim() - 1]
-        mean, error = mean_and_mcse(values)
+    for name, moments in terms.items():
+        mean, error = moments.mean, moments.mcse
+        dims = ("latent",)[: mean.dim()]
         columns[name], columns[f"{name}_mcse"] = ((dims, v.cpu().numpy()) for v in (mean, error))
     dataset = xr.Dataset(columns)
     return dataset.assign_coords({str(d): np.arange(size) for d, size in dataset.sizes.items()})

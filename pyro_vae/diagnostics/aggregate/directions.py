@@ -5,7 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .active_units import mean_and_draws
+from pyro_vae.diagnostics.monte_carlo import Moments
+from pyro_vae.traces.runs import draws_of_a_run
+
+from .active_units import checked_means, known_means
 
 __all__ = ["Directions"]
 
@@ -36,7 +39,9 @@ class Directions:
     """
 
     def __init__(self) -> None:
-        self._means: list[Tensor] = []
+        self._count = 0
+        self._mean: Any = 0.0  # (k,)
+        self._products: Any = 0.0  # (k, k), of deviations, summed over data
         self._noise: Tensor | None = None  # (k, k), summed over data
         self._sums: Any = 0.0  # (NOISES, k)
         self._squares: Any = 0.0  # (NOISES, k, k)
@@ -48,20 +53,56 @@ class Directions:
             q: Batch ``(n,)``, event ``(k,)``.
             num_samples: Draws where the mean has no closed form; at least 2 of them are made.
         """
-        mean, z = mean_and_draws(q, num_samples)
-        self._means.append(mean.cpu())
-        if z is None:
-            return mean, torch.zeros_like(mean)
-        centered = z - mean
-        covariance = torch.einsum("snj,snk->jk", centered, centered) / (len(z) - 1) / len(z)
-        weights = torch.randn(NOISES, len(z), dtype=z.dtype, device=z.device)
-        weights = weights - weights.mean(1, keepdim=True)
-        weights = weights / weights.norm(dim=1, keepdim=True) / len(z) ** 0.5
-        noise = torch.einsum("rs,snk->rnk", weights, centered)
-        self._noise = covariance.cpu() + (0.0 if self._noise is None else self._noise)
+        mean = known_means(q)
+        if mean is None:
+            mean, noise = self._drawn(q, max(2, num_samples))
+        else:
+            noise = torch.zeros_like(mean)
+        count, center = len(mean), mean.mean(0)
+        centered = mean - center
+        shift = (center - self._mean).cpu()
+        weight = self._count * count / (self._count + count)
+        self._products = (
+            self._products + (centered.mT @ centered).cpu() + weight * torch.outer(shift, shift)
+        )
+        self._mean = self._mean + shift * (count / (self._count + count))
+        self._count += count
+        return mean, noise
+
+    def _drawn(self, q: Any, num_samples: int) -> tuple[Tensor, Tensor]:
+        """Means of draws and the variance of their noise; its covariance and its copies kept."""
+        draws = Moments()
+        products: Any = 0.0  # (k, k), of deviations from a datum's mean
+        contrasts: Any = 0.0  # (NOISES, n, k), of draws less those of the first block
+        first: Any = None
+        total: Any = 0.0  # (NOISES, 1) both
+        squares: Any = 0.0
+        for size in draws_of_a_run(num_samples, q.batch_shape[0]):
+            z = q.sample(torch.Size([size])).double()
+            center = z.mean(0)
+            if draws.count:
+                shift = center - draws.mean
+                weight = draws.count * size / (draws.count + size)
+                products = products + weight * shift.mT @ shift
+            else:
+                first = center
+            draws.add(z)
+            centered = (z - center).flatten(0, 1)
+            products = products + centered.mT @ centered
+            weights = torch.randn(NOISES, size, dtype=z.dtype, device=z.device)
+            contrasts = contrasts + torch.einsum("rs,snk->rnk", weights, z - first)
+            total = total + weights.sum(1, keepdim=True)
+            squares = squares + weights.square().sum(1, keepdim=True)
+        mean = checked_means(draws.mean, q)
+        # Weights less their mean, of length 1: so much of the draws' mean must go.
+        length = (squares - total.square() / num_samples).sqrt().unsqueeze(-1)
+        noise = contrasts - total.unsqueeze(-1) * (mean - first)
+        noise = noise / length / num_samples**0.5
+        covariance = (products / (num_samples - 1) / num_samples).cpu()
+        self._noise = covariance if self._noise is None else self._noise + covariance
         self._sums = self._sums + noise.sum(1).cpu()
         self._squares = self._squares + (noise.mT @ noise).cpu()
-        return mean, z.var(0) / len(z)
+        return mean, draws.variance() / num_samples
 
     def variances(self, prior: Tensor | None) -> tuple[Tensor, float]:
         """Eigenvalues, descending, ``(k,)``, at least 0, and how large noise makes one of them.
@@ -69,10 +110,8 @@ class Directions:
         Args:
             prior: Covariance in whose units they are, ``(k, k)``; without it those of z.
         """
-        mean = torch.cat(self._means)
-        num_data = len(mean)
-        centered = mean - mean.mean(0)
-        covariance = centered.mT @ centered / num_data
+        num_data = self._count
+        covariance = self._products / num_data
         if self._noise is None:
             return _eigenvalues(covariance, prior).clamp(min=0), 0.0
         # Centered, N means have the noise of N - 1.

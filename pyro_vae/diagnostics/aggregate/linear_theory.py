@@ -10,7 +10,7 @@ from pyro_vae.arguments import finite_number, positive_integer
 
 __all__ = ["LinearTheory", "linear_theory"]
 
-ROWS_AT_A_TIME = 4096
+ROWS_AT_A_TIME = 1024
 
 
 class LinearTheory(NamedTuple):
@@ -85,12 +85,16 @@ def linear_theory(x: Tensor, latent_dim: int, *, variance: float) -> LinearTheor
 def _eigenvalues(rows: Tensor) -> Tensor:
     """All n eigenvalues of the covariance, descending, in double precision, on the CPU."""
     num_data, num_features = rows.shape
-    mean = rows.mean(0, dtype=torch.float64)
+    # As one sum in double precision it would take a copy of the data.
+    mean: Tensor = sum(piece.double().sum(0) for piece in rows.split(ROWS_AT_A_TIME)) / num_data
     if num_data < num_features:  # the Gram matrix is smaller, and has those that are not 0
-        centered = rows.double() - mean
-        square = centered @ centered.mT
+        square = rows.new_zeros(num_data, num_data, dtype=torch.float64)
+        columns = zip(rows.split(ROWS_AT_A_TIME, 1), mean.split(ROWS_AT_A_TIME), strict=True)
+        for piece, of_piece in columns:
+            centered = piece.double() - of_piece
+            square += centered @ centered.mT
     else:
-        square = mean.new_zeros(num_features, num_features)
+        square = rows.new_zeros(num_features, num_features, dtype=torch.float64)
         for piece in rows.split(ROWS_AT_A_TIME):
             centered = piece.double() - mean
             square += centered.mT @ centered

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
 from pyro_vae.diagnostics.monte_carlo import share_error
+from pyro_vae.diagnostics.passes import piece_size
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import per_datum_parts
 from pyro_vae.sources import DataSource, resolve_device
@@ -34,6 +35,7 @@ def sbc(
     *,
     levels: tuple[float, ...] = (0.5, 0.8, 0.9, 0.95),
     like: Any = None,
+    chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Ranks of the true z among draws from q(z|x), for data simulated from the model.
@@ -57,6 +59,9 @@ def sbc(
         levels: Probabilities a of the central intervals whose coverage is told.
         like: Data whose shape and type the simulated ones get, for programs that do not declare
             an ``event_shape`` as a VAE does.
+        chunk_size: Rows times draws that go through the model at once, but at least the
+            simulations of a piece, 250 or fewer. It bounds the memory; the result does not depend
+            on it.
         seed: Seed of the simulations and draws; the global random state is left alone.
 
     Returns:
@@ -95,6 +100,7 @@ def sbc(
     """
     num_simulations = positive_integer(num_simulations, "num_simulations")
     num_draws = positive_integer(num_draws, "num_draws")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     nominal = np.array([_share(level) for level in levels])
     if nominal.size == 0:
         raise ValueError("levels must have at least one probability; got none.")
@@ -104,10 +110,12 @@ def sbc(
             "with parameters for each datum, which knows nothing of simulated data."
         )
     template = _template(vae, like)
-    ranks, joint_ranks = _ranks(vae, template, num_simulations, num_draws, seed)
+    ranks, joint_ranks = _ranks(vae, template, num_simulations, num_draws, chunk_size, seed)
 
-    inside = interval_shares(num_draws, nominal)[ranks.numpy()]  # (simulation, latent, level)
-    coverage = inside.mean(0)
+    # How often each rank came, (latent, L + 1), times the share of it that is inside.
+    counts = [np.bincount(column, minlength=num_draws + 1) for column in ranks.T.numpy()]
+    inside = np.stack(counts) @ interval_shares(num_draws, nominal)
+    coverage = inside / num_simulations
     num_tests = ranks.shape[1] + 1
     tests = log_gamma(torch.cat([ranks, joint_ranks.unsqueeze(1)], 1), num_draws)
     p_values = gamma_p_value(tests, num_simulations, num_draws)
@@ -122,7 +130,7 @@ def sbc(
             "ranks": (("simulation", "latent"), ranks.numpy()),
             "rank_log_joint": ("simulation", joint_ranks.numpy()),
             "coverage": (("latent", "level"), coverage),
-            "coverage_mcse": (("latent", "level"), share_error(inside.sum(0), num_simulations)),
+            "coverage_mcse": (("latent", "level"), share_error(inside, num_simulations)),
             "coverage_se_if_calibrated": (
                 "level",
                 np.sqrt(nominal * (1 - nominal) / num_simulations),
@@ -180,35 +188,48 @@ def interval_shares(num_draws: int, levels: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _ranks(
-    vae: Programs, template: Tensor, num_simulations: int, num_draws: int, seed: int
+    vae: Programs,
+    template: Tensor,
+    num_simulations: int,
+    num_draws: int,
+    chunk_size: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     """Ranks of z, ``(S, K)``, and of the log joint density, ``(S,)``."""
     ranks, joint_ranks = [], []
-    for start in range(0, num_simulations, ROWS_AT_A_TIME):
-        index = torch.arange(
-            start, min(start + ROWS_AT_A_TIME, num_simulations), device=template.device
-        )
+    size = piece_size(ROWS_AT_A_TIME, template)
+    for start in range(0, num_simulations, size):
+        index = torch.arange(start, min(start + size, num_simulations), device=template.device)
         with evaluating(vae, seed, "sbc", start, device=template.device):
             simulation = simulate(vae, template[index % len(template)])
-            joint = JointDensity(vae, simulation.x)
+            joint = JointDensity(vae, simulation.x, chunk_size=chunk_size)
             truth = joint.flat(simulation.values).unsqueeze(0)
-            draws = joint.guide_draws(num_draws)
-            ranks.append(_rank(truth, draws))
-            joint_ranks.append(_rank(_log_joint(joint, truth), _log_joint(joint, draws)))
+            of_truth = sum(joint(truth))
+            of_z, of_joint = _Rank(), _Rank()
+            for draws in joint.guide_draws_by_draws(num_draws):
+                of_z.add(truth, draws)
+                of_joint.add(of_truth, sum(joint(draws)))
+            ranks.append(of_z.value())
+            joint_ranks.append(of_joint.value())
     return torch.cat(ranks).cpu(), torch.cat(joint_ranks).cpu()
 
 
-def _log_joint(joint: JointDensity, z: Tensor) -> Tensor:
-    """Log p(x, z), ``(R, N)``, with bounded memory."""
-    step = max(1, CHUNK_SIZE // joint.num_data)
-    return torch.cat([sum(joint(some)) for some in z.split(step)])  # type: ignore[misc]
-
-
-def _rank(truth: Tensor, draws: Tensor) -> Tensor:
+class _Rank:
     """Number of draws below the truth, each tie counted with probability as at a random place."""
-    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
-    places = torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)
-    return below + places.long().minimum(equal)
+
+    def __init__(self) -> None:
+        self._below: Any = 0
+        self._equal: Any = 0
+
+    def add(self, truth: Any, draws: Any) -> None:
+        self._below = self._below + (draws < truth).sum(0)
+        self._equal = self._equal + (draws == truth).sum(0)
+
+    def value(self) -> Tensor:
+        equal = self._equal
+        places = torch.rand(equal.shape, dtype=torch.float64, device=equal.device) * (equal + 1)
+        rank: Tensor = self._below + places.long().minimum(equal)
+        return rank
 
 
 def _template(vae: Programs, like: Any) -> Tensor:

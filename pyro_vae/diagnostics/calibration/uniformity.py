@@ -10,6 +10,8 @@ from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
 
+from .binomial_tails import FAR, BinomialTails, log_pmf, log_ways
+
 __all__ = [
     "critical_log_gamma",
     "critical_log_gammas",
@@ -24,10 +26,8 @@ KNOTS = 64
 LOG_NEGLIGIBLE = -60.0
 """Log of a Poisson probability that no sum in double precision notices."""
 
-ROUNDING = 1e-9
-"""Values of log gamma that differ by less are one."""
-
-Tails = tuple[Tensor, Tensor]
+NUMBERS_AT_A_TIME = 2**16
+"""Points times counts, or ranks, that are held at once."""
 
 
 def log_gamma(ranks: Tensor, num_draws: int) -> Tensor:
@@ -62,9 +62,19 @@ def log_gamma(ranks: Tensor, num_draws: int) -> Tensor:
     """
     num_draws = positive_integer(num_draws, "num_draws")
     counts = _counts_below(ranks, num_draws)  # (L, columns)
-    below, above = _log_tails(len(ranks), num_draws)
-    tail = torch.minimum(below.gather(1, counts), above.gather(1, counts))
-    return (math.log(2) + tail.amin(0)).reshape(ranks.shape[1:])
+    total = len(ranks)
+    tail = torch.zeros(counts.shape[1], dtype=torch.float64, device="cpu")
+    ways = log_ways(total)
+    some = max(1, NUMBERS_AT_A_TIME // (total + 1))
+    for start in range(0, num_draws, some):
+        stop = min(start + some, num_draws)
+        found = log_pmf(ways, num_draws, range(start, stop), range(total + 1))
+        below = found.logcumsumexp(1).clamp_(max=0)
+        # S - X is binomial too, with probability 1 - z: the point as far from the other end.
+        mirrored = total - counts[num_draws - stop : num_draws - start].flip(0)
+        for places in (counts[start:stop], mirrored):
+            tail = torch.minimum(tail, below.gather(1, places).amin(0))
+    return (math.log(2) + tail).reshape(ranks.shape[1:])
 
 
 def critical_log_gamma(num_simulations: int, num_draws: int, level: float) -> float:
@@ -98,11 +108,13 @@ def critical_log_gammas(
         [-5.49, -7.29]
     """
     levels = [_checked_level(level) for level in levels]
-    tails = _checked_tails(num_simulations, num_draws)
+    num_simulations = positive_integer(num_simulations, "num_simulations")
+    num_draws = positive_integer(num_draws, "num_draws")
     # Each single point is outside with probability gamma at most, one of L with L gamma.
     lows = [math.log(level) - math.log(num_draws) for level in levels]
     highs = [min(math.log(2 * level), math.log(2.0)) for level in levels]
-    values = _values_between(tails, min(lows), max(highs))
+    tails = BinomialTails(num_simulations, num_draws, min(lows), max(highs))
+    values = tails.values_between(min(lows), max(highs))
     known: dict[float, float] = {}
     found = []
     for level, low, high in zip(levels, lows, highs, strict=True):
@@ -129,11 +141,14 @@ def gamma_p_value(log_gamma: Tensor, num_simulations: int, num_draws: int) -> Te
         >>> gamma_p_value(torch.tensor(math.log(0.25)), 3, 1)  # all below 1/2, or all above
         tensor(0.2500, dtype=torch.float64)
     """
-    tails = _checked_tails(num_simulations, num_draws)
     values = log_gamma.detach().double().cpu().flatten().numpy()
+    tails = BinomialTails(num_simulations, num_draws, values.min(), values.max())
     knots = values if len(values) <= KNOTS else np.linspace(values.min(), values.max(), KNOTS)
     log_p = []
     for knot in knots:
+        if knot < FAR:
+            log_p.append(knot + math.log(num_draws))
+            continue
         # A hair above, so that the observed value itself counts as outside.
         outside = _probability_outside(tails, knot + 1e-7)
         log_p.append(min(max(math.log(outside or 1e-300), knot - math.log(2)), 0.0))
@@ -166,7 +181,7 @@ def ecdf_band(
     """
     if critical is None:
         critical = critical_log_gamma(num_simulations, num_draws, level)
-    low, high = _band(_checked_tails(num_simulations, num_draws), critical)
+    low, high = BinomialTails(num_simulations, num_draws, critical, critical).band(critical)
     return torch.from_numpy(low / num_simulations), torch.from_numpy(high / num_simulations)
 
 
@@ -189,17 +204,22 @@ def _counts_below(ranks: Tensor, num_draws: int) -> Tensor:
     """Number of ranks below 1, ..., L in each column, ``(L, columns)``, on the CPU."""
     if ranks.dim() == 0 or ranks.numel() == 0:
         raise ValueError(f"ranks must have shape (S, ...) and hold one; got {tuple(ranks.shape)}.")
-    whole = ranks.detach().long().cpu()
-    if ranks.is_floating_point() and not (whole == ranks.detach().cpu()).all():
-        raise ValueError("ranks must be integers; got fractions. grid_ranks makes ranks of them.")
-    if whole.min() < 0 or whole.max() > num_draws:
-        raise ValueError(
-            f"ranks must lie between 0 and num_draws = {num_draws}; "
-            f"got {whole.min().item()} to {whole.max().item()}."
-        )
-    columns = whole.reshape(len(whole), -1)
-    counts = columns.new_zeros(num_draws + 1, columns.shape[1])
-    counts.scatter_add_(0, columns, torch.ones_like(columns))
+    columns = ranks.detach().reshape(len(ranks), -1)
+    counts = torch.zeros(num_draws + 1, columns.shape[1], dtype=torch.int64, device="cpu")
+    one = counts.new_ones(())
+    for part in columns.split(max(1, NUMBERS_AT_A_TIME // columns.shape[1])):
+        part = part.cpu()
+        whole = part.long()
+        if part.is_floating_point() and not (whole == part).all():
+            raise ValueError(
+                "ranks must be integers; got fractions. grid_ranks makes ranks of them."
+            )
+        if whole.min() < 0 or whole.max() > num_draws:
+            raise ValueError(
+                f"ranks must lie between 0 and num_draws = {num_draws}; "
+                f"got {ranks.min().item():g} to {ranks.max().item():g}."
+            )
+        counts.scatter_add_(0, whole, one.expand_as(whole))
     return counts.cumsum(0)[:-1]
 
 
@@ -210,34 +230,8 @@ def _checked_level(level: float) -> float:
     return level
 
 
-def _checked_tails(num_simulations: int, num_draws: int) -> Tails:
-    num_simulations = positive_integer(num_simulations, "num_simulations")
-    return _log_tails(num_simulations, positive_integer(num_draws, "num_draws"))
-
-
-def _log_tails(num_simulations: int, num_draws: int) -> Tails:
-    """Logs of P(X <= r) and P(X >= r) for X ~ Binomial(S, i / (L + 1)): ``(L, S + 1)`` each."""
-    total = torch.tensor(float(num_simulations), dtype=torch.float64, device="cpu")
-    r = torch.arange(num_simulations + 1, dtype=torch.float64, device="cpu")
-    z = torch.arange(1, num_draws + 1, dtype=torch.float64, device="cpu") / (num_draws + 1)
-    ways = torch.lgamma(total + 1) - torch.lgamma(r + 1) - torch.lgamma(total - r + 1)
-    log_pmf = ways + r * z.log()[:, None] + (total - r) * (-z).log1p()[:, None]
-    below = log_pmf.logcumsumexp(1).clamp_(max=0)
-    # S - X is binomial too, with probability 1 - z.
-    return below, below.flip((0, 1))
-
-
-def _values_between(tails: Tails, low: float, high: float) -> np.ndarray:
-    """What :func:`log_gamma` can be, from low to high, ascending; of equal ones one."""
-    below = tails[0] + math.log(2)  # that of the other tail has the same values
-    values = below[(below >= low) & (below <= high)].sort().values.numpy()
-    # The lowest of each group, whose differences are roundings.
-    first: np.ndarray = values[np.diff(values, prepend=-np.inf) > ROUNDING]
-    return first
-
-
 def _largest_within(
-    tails: Tails, ladder: list[float], log_level: float, known: dict[float, float]
+    tails: BinomialTails, ladder: list[float], log_level: float, known: dict[float, float]
 ) -> float:
     """The largest of ascending values of log gamma with :func:`_probability_outside` in the level.
 
@@ -246,7 +240,7 @@ def _largest_within(
     and every third step halves.
 
     Args:
-        tails: What :func:`_log_tails` returned.
+        tails: Of the ranks.
         ladder: The values.
         log_level: Log of the level.
         known: Logs of the probabilities found so far, by value, of this level and others.
@@ -282,24 +276,14 @@ def _largest_within(
     return ladder[low]
 
 
-def _band(tails: Tails, log_gamma: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lowest and highest count at each point whose gamma is not below this one."""
-    below, _ = tails
-    bound = below.new_full((len(below), 1), log_gamma - math.log(2) - ROUNDING)
-    low = torch.searchsorted(below, bound).flatten()
-    # By symmetry; where no count is inside, it is below the lowest.
-    high = below.shape[1] - 1 - low.flip(0)
-    return low.numpy(), high.numpy()
-
-
-def _probability_outside(tails: Tails, log_gamma: float) -> float:
-    """P(some count is outside :func:`_band`) for uniform ranks.
+def _probability_outside(tails: BinomialTails, log_gamma: float) -> float:
+    """P(some count is outside the band) for uniform ranks.
 
     The counts of S uniform ranks in the L + 1 cells are those of a Poisson process with S points
     in all, so that each step from one point to the next is a convolution.
     """
-    low, high = _band(tails, log_gamma)
-    total = tails[0].shape[1] - 1
+    low, high = tails.band(log_gamma)
+    total = tails.total
     mean = total / (len(low) + 1)
     k = torch.arange(total + 1, dtype=torch.float64, device="cpu")
     log_poisson = k * math.log(mean) - mean - torch.lgamma(k + 1)

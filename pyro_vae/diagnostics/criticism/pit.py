@@ -104,7 +104,8 @@ def pit(
         "level": LEVEL,
         "critical_log_gamma": critical_log_gamma(num_data, num_draws, LEVEL),
     }
-    lower, upper = ecdf_band(num_data, num_draws, LEVEL)
+    critical = dataset.attrs["critical_log_gamma"]
+    lower, upper = ecdf_band(num_data, num_draws, LEVEL, critical=critical)
     return dataset.assign(
         ecdf_lower=("u", lower.numpy()),
         ecdf_upper=("u", upper.numpy()),
@@ -168,35 +169,36 @@ def _ranked(
     source = DataSource(vae, resolve_device(vae, "auto"))
     rows = source.tensor(x, name="x")
     chosen = _chosen(features, rows, source.columns)
-    observed = _values(chosen, rows)
-    below, equal, total, squares = (torch.zeros_like(observed) for _ in range(4))
-    has_cdf = not isinstance(features, Mapping)
     kind = "posterior" if from_guide else "prior"
-    for index, replication in replications(
-        vae, rows, num_samples, from_guide=from_guide, seed=seed, purpose=f"{kind} pit"
-    ):
-        x_ij, drawn = observed[index], _values(chosen, replication.x)
-        below[index] += (drawn < x_ij).double()
-        equal[index] += (drawn == x_ij).double()
-        cdf = _cdf(replication, rows[index]) if has_cdf else None
-        has_cdf = cdf is not None
-        cdf = (drawn <= x_ij).double() if cdf is None else _values(chosen, cdf)
-        total[index] += cdf
-        squares[index] += cdf.square()
-    below, equal, total, squares = (t.cpu() for t in (below, equal, total, squares))
     noise = generator(seed, "ties")
-    options: dict[str, Any] = {"generator": noise, "dtype": torch.float64, "device": "cpu"}
-    rank = below + (torch.rand(below.shape, **options) * (equal + 1)).floor().clamp(max=equal)
-    spread = (squares - total.square() / num_samples).clamp(min=0) / max(num_samples - 1, 1)
-    error = (spread / num_samples).sqrt() if num_samples > 1 else torch.full_like(total, math.nan)
-    u = (rank + torch.rand(rank.shape, **options)) / (num_samples + 1)
+    size = len(rows), len(chosen)
+    rank = np.empty(size, np.int64)
+    u, cdf, error = (np.empty(size) for _ in range(3))
+    counts: _Counts | None = None
+    has_cdf = not isinstance(features, Mapping)
+    for index, replication in replications(
+        vae,
+        rows,
+        num_samples,
+        from_guide=from_guide,
+        seed=seed,
+        purpose=f"{kind} pit",
+        by_piece=True,
+    ):
+        counts = counts or _Counts(rows[index], chosen)
+        has_cdf = counts.add(replication, wants_cdf=has_cdf)
+        if counts.num_draws == num_samples:
+            some = slice(int(index[0]), int(index[-1]) + 1)
+            rank[some], u[some] = counts.ranks(noise)
+            cdf[some], error[some] = counts.cdf()
+            counts = None
     both = ("obs_id", "feature")
     return xr.Dataset(
         {
-            "rank": (both, rank.long().numpy()),
-            "pit": (both, u.numpy()),
-            "cdf": (both, (total / num_samples).numpy()),
-            "cdf_mcse": (both, error.numpy()),
+            "rank": (both, rank),
+            "pit": (both, u),
+            "cdf": (both, cdf),
+            "cdf_mcse": (both, error),
         },
         coords={"obs_id": np.arange(len(rows)), "feature": list(chosen)},
         attrs={
@@ -207,6 +209,52 @@ def _ranked(
             "seed": seed,
         },
     )
+
+
+class _Counts:
+    """Where the features of some rows lie among their draws.
+
+    Args:
+        x: The rows, ``(n, *event_shape)``.
+        chosen: The features.
+    """
+
+    def __init__(self, x: Tensor, chosen: Mapping[Any, Callable[[Tensor], Tensor] | int]) -> None:
+        self._x, self._chosen = x, chosen
+        self._observed = _values(chosen, x)
+        self.num_draws = 0
+        self._below = torch.zeros_like(self._observed, dtype=torch.int64)
+        self._equal = torch.zeros_like(self._below)
+        self._total = torch.zeros_like(self._observed, dtype=torch.float64)
+        self._squares = torch.zeros_like(self._total)
+
+    def add(self, replication: Replication, *, wants_cdf: bool) -> bool:
+        """Take a draw in; whether the model has a distribution function."""
+        drawn = _values(self._chosen, replication.x)
+        self._below += drawn < self._observed
+        self._equal += drawn == self._observed
+        cdf = _cdf(replication, self._x) if wants_cdf else None
+        values = drawn <= self._observed if cdf is None else _values(self._chosen, cdf)
+        self._total += values
+        self._squares += values if cdf is None else values.square()
+        self.num_draws += 1
+        return cdf is not None
+
+    def ranks(self, noise: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Ranks with ties in random order, and uniform numbers of them, ``(n, F)``."""
+        below, equal = self._below.cpu(), self._equal.cpu()
+        options: dict[str, Any] = {"generator": noise, "dtype": torch.float64, "device": "cpu"}
+        place = (torch.rand(below.shape, **options) * (equal + 1)).long()
+        rank = below + place.minimum(equal)
+        u = (rank + torch.rand(rank.shape, **options)) / (self.num_draws + 1)
+        return rank.numpy(), u.numpy()
+
+    def cdf(self) -> tuple[np.ndarray, np.ndarray]:
+        """Estimates of the distribution function, ``(n, F)``, and their errors."""
+        count, total, squares = self.num_draws, self._total.cpu(), self._squares.cpu()
+        spread = (squares - total.square() / count).clamp(min=0) / max(count - 1, 1)
+        error = (spread / count).sqrt() if count > 1 else torch.full_like(total, math.nan)
+        return (total / count).numpy(), error.numpy()
 
 
 def _chosen(
@@ -249,10 +297,12 @@ def _chosen(
 
 
 def _values(chosen: Mapping[Any, Callable[[Tensor], Tensor] | int], x: Tensor) -> Tensor:
-    """The features of data, ``(n, F)``, double."""
+    """The features of data, ``(n, F)``, in double precision unless they are elements of x."""
     if all(isinstance(feature, int) for feature in chosen.values()):
-        places = torch.tensor(list(chosen.values()), device=x.device)
-        return x.reshape(len(x), -1).index_select(1, places).double()
+        flat, places = x.reshape(len(x), -1), list(chosen.values())
+        if places == list(range(flat.shape[1])):
+            return flat
+        return flat.index_select(1, torch.tensor(places, device=x.device))
     found = []
     for name, feature in chosen.items():
         values = feature(x) if callable(feature) else x
@@ -269,7 +319,7 @@ def _cdf(replication: Replication, x: Tensor) -> Tensor | None:
     """P(X <= x | z) of each element of x, where the elements are independent and it is known."""
     p = replication.p
     if isinstance(p, SharedVarianceNormal):
-        p = Normal(p.mean, p.variance.sqrt())
+        p = Normal(p.mean, p.variance.sqrt(), validate_args=False)
     while hasattr(p, "base_dist") and hasattr(p, "reinterpreted_batch_ndims"):
         p = p.base_dist
     if p.event_shape or torch.broadcast_shapes(p.batch_shape, x.shape) != x.shape:

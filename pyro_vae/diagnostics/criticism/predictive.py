@@ -30,10 +30,11 @@ def prior_predictive_check(
     .. math:: z_i \sim p(z), \quad x^{\text{rep}}_i \sim p(x \mid z_i), \quad i = 1, \dots, N;
               \qquad p = P(T(x^{\text{rep}}) \ge T(x))
 
-    A replicated data set has the N rows of x. Where x is not what the model was fitted to and the
-    model is right, :math:`(r + 1) / (S + 1)` with r of S replications at or above T(x) is an exact
-    p-value: uniform, for a T without ties, at any S. On the data of the fit p-values tend to 1/2,
-    since the parameters followed those data: use held-out x for a sharp check.
+    A replicated data set has the N rows of x, and there is one of them at a time. Where x is not
+    what the model was fitted to and the model is right, :math:`(r + 1) / (S + 1)` with r of S
+    replications at or above T(x) is an exact p-value: uniform, for a T without ties, at any S. On
+    the data of the fit p-values tend to 1/2, since the parameters followed those data: use
+    held-out x for a sharp check.
 
     Args:
         vae: A VAE, or any model and guide with their sites in the plate "data".
@@ -134,15 +135,17 @@ def _check(
     observed = _values(statistics, rows)
     kind = "posterior" if from_guide else "prior"
     replicated = np.empty((len(statistics), num_samples))
-    pieces: list[Tensor] = []
+    whole: Tensor | None = None  # filled in piece by piece, so that there is no second copy
     draw = 0
     for index, replication in replications(
         vae, rows, num_samples, from_guide=from_guide, seed=seed, purpose=f"{kind} predictive"
     ):
-        pieces.append(replication.x)
+        if whole is None:
+            whole = torch.empty_like(rows, dtype=replication.x.dtype)
+        whole[index] = replication.x
         if index[-1] == len(rows) - 1:
-            replicated[:, draw] = _values(statistics, torch.cat(pieces))
-            pieces, draw = [], draw + 1
+            replicated[:, draw] = _values(statistics, whole)
+            whole, draw = None, draw + 1
     above, above_error = _share((replicated >= observed[:, None]).sum(1), num_samples)
     below, below_error = _share((replicated <= observed[:, None]).sum(1), num_samples)
     smaller = np.where(above <= below, above_error, below_error)

@@ -1,13 +1,15 @@
 """Data drawn anew from the model, with z from the prior or from the guide."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
+import pyro
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.diagnostics.passes import piece_size
 from pyro_vae.evaluation import evaluating
-from pyro_vae.rows import at_rows, per_datum_parts, pieces
+from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.traces import Programs, Runs
 from pyro_vae.traces.runs import store_untouched
 from pyro_vae.traces.sites import scored_sites
@@ -74,12 +76,20 @@ def replicate(programs: Programs, x: Tensor, *, from_guide: bool) -> Replication
 
 
 def replications(
-    vae: Programs, x: Tensor, num_samples: int, *, from_guide: bool, seed: int, purpose: str
+    vae: Programs,
+    x: Tensor,
+    num_samples: int,
+    *,
+    from_guide: bool,
+    seed: int,
+    purpose: str,
+    by_piece: bool = False,
 ) -> Iterator[tuple[Tensor, Replication]]:
-    """Replications of all rows of x, draw by draw, and each of them piece by piece.
+    """Replications of all rows of x, a piece of one draw at a time.
 
     Evaluation mode, no gradient, and a noise that depends on ``seed``, ``purpose``, the draw and
-    the piece alone.
+    the piece alone. Draw by draw, each of them piece by piece; with ``by_piece`` the other way
+    round, for what is averaged over draws.
 
     Yields:
         The row numbers of the piece, and its replication.
@@ -90,16 +100,39 @@ def replications(
             site to be summed out.
     """
     parts = per_datum_parts(vae)
+    size = piece_size(ROWS_AT_A_TIME, x)
+    order = _by_piece if by_piece else _by_draw
+    for place, (draw, number, piece, index) in enumerate(order(parts, x, num_samples, size)):
+        with (
+            evaluating(vae, seed, purpose, draw, number, device=x.device),
+            at_rows(parts, index),
+            # The first run has validated the parameters; to do it again takes a fifth of the time.
+            pyro.validation_enabled(is_validate=place == 0),
+        ):
+            if from_guide and place == 0:
+                _refuse_summed_out(Runs(vae, piece).summed_out)
+            replication = replicate(vae, piece, from_guide=from_guide)
+        yield index, replication
+
+
+Part = tuple[int, int, Tensor, Tensor]
+
+
+def _by_draw(
+    parts: Sequence[PerDatumPart], x: Tensor, num_samples: int, size: int
+) -> Iterator[Part]:
+    """Draw, number of the piece, piece and row numbers."""
     for draw in range(num_samples):
-        for number, (piece, index) in enumerate(pieces(parts, x, ROWS_AT_A_TIME)):
-            with (
-                evaluating(vae, seed, purpose, draw, number, device=x.device),
-                at_rows(parts, index),
-            ):
-                if from_guide and draw == number == 0:
-                    _refuse_summed_out(Runs(vae, piece).summed_out)
-                replication = replicate(vae, piece, from_guide=from_guide)
-            yield index, replication
+        for number, (piece, index) in enumerate(pieces(parts, x, size)):
+            yield draw, number, piece, index
+
+
+def _by_piece(
+    parts: Sequence[PerDatumPart], x: Tensor, num_samples: int, size: int
+) -> Iterator[Part]:
+    for number, (piece, index) in enumerate(pieces(parts, x, size)):
+        for draw in range(num_samples):
+            yield draw, number, piece, index
 
 
 def _refuse_summed_out(names: Collection[str]) -> None:

@@ -16,11 +16,20 @@ from pyro_vae.traces import CHUNK_SIZE, Programs
 from .hmc import NUM_LEAPFROGS, pilot_step_sizes, point_at, sigmoid_schedule, transition
 from .importance import importance_estimates
 
-__all__ = ["ais_log_evidence", "annealed", "reverse_annealed"]
+__all__ = ["PIECE", "ais_log_evidence", "annealed", "reverse_annealed"]
+
+PIECE = 2000
+"""Rows times chains that are annealed together: the noise belongs to so many."""
 
 
 def ais_log_evidence(
-    vae: Programs, x: Any, *, num_steps: int = 1000, num_chains: int = 16, seed: int = 0
+    vae: Programs,
+    x: Any,
+    *,
+    num_steps: int = 1000,
+    num_chains: int = 16,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
 ) -> xr.Dataset:
     r"""Log p(x) of each datum by annealed importance sampling: a lower bound in expectation.
 
@@ -40,6 +49,9 @@ def ais_log_evidence(
         num_steps: Number T of temperatures after the first. The cost is
             ``12 * num_steps * num_chains`` evaluations of the decoder with gradient for a datum.
         num_chains: Number R of chains for each datum.
+        chunk_size: Rows times chains that go through the model at once, but at least the rows of
+            a piece of x, of 2000 chains or fewer. It bounds the memory; the result does not
+            depend on it, but for rounding.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -66,9 +78,10 @@ def ais_log_evidence(
     """
     num_steps = positive_integer(num_steps, "num_steps")
     num_chains = positive_integer(num_chains, "num_chains")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
 
     def compute(piece: Tensor) -> dict[str, Tensor]:
-        joint = RealJoint(vae, piece)
+        joint = RealJoint(vae, piece, chunk_size=chunk_size)
         # Far out a network may overflow: such a proposal is rejected, and no error.
         with pyro.validation_enabled(is_validate=False):
             step_sizes = pilot_step_sizes(joint, num_steps, num_chains)
@@ -77,8 +90,9 @@ def ais_log_evidence(
         kept = {name: estimates[name] for name in ("log_evidence", "mcse", "ess")}
         return kept | {"acceptance": acceptance}
 
-    rows = max(1, CHUNK_SIZE // num_chains)
-    columns = by_rows(vae, x, compute, seed=seed, purpose="AIS", at_a_time=rows)
+    columns = by_rows(
+        vae, x, compute, seed=seed, purpose="AIS", at_a_time=max(1, PIECE // num_chains)
+    )
     return per_datum_dataset(
         columns,
         attrs={

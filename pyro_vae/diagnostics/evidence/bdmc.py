@@ -9,12 +9,13 @@ import xarray as xr
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.passes import piece_size
 from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.evaluation import evaluating
 from pyro_vae.sources import resolve_device
 from pyro_vae.traces import CHUNK_SIZE, Programs, simulate
 
-from .ais import annealed, reverse_annealed
+from .ais import PIECE, annealed, reverse_annealed
 from .hmc import NUM_LEAPFROGS, pilot_step_sizes
 from .importance import importance_estimates
 
@@ -27,6 +28,7 @@ def bdmc(
     *,
     num_steps: int = 1000,
     num_chains: int = 16,
+    chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Bounds on log p(x) from both sides, for data that are simulated from the model.
@@ -45,6 +47,7 @@ def bdmc(
         num_data: Number of simulated data.
         num_steps: Number T of temperatures after the first.
         num_chains: Number R of chains for each datum in each direction.
+        chunk_size: As for :func:`ais_log_evidence`.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -75,11 +78,14 @@ def bdmc(
     num_data = positive_integer(num_data, "num_data")
     num_steps = positive_integer(num_steps, "num_steps")
     num_chains = positive_integer(num_chains, "num_chains")
-    like = _like(vae, num_data)
+    chunk_size = positive_integer(chunk_size, "chunk_size")
+    like = _like(vae)
+    size = piece_size(max(1, PIECE // num_chains), like)
     found: list[dict[str, Tensor]] = []
-    for piece in like.split(max(1, CHUNK_SIZE // num_chains)):
+    for start in range(0, num_data, size):
+        piece = like.expand(min(size, num_data - start), *like.shape[1:])
         with evaluating(vae, seed, "BDMC", len(found), device=like.device):
-            found.append(_bounds(vae, piece, num_steps, num_chains))
+            found.append(_bounds(vae, piece, num_steps, num_chains, chunk_size))
     columns = {name: torch.cat([columns[name] for columns in found]) for name in found[0]}
     return xr.Dataset(
         {name: ("simulation", values.cpu().numpy()) for name, values in columns.items()},
@@ -94,9 +100,11 @@ def bdmc(
     )
 
 
-def _bounds(vae: Programs, like: Tensor, num_steps: int, num_chains: int) -> dict[str, Tensor]:
+def _bounds(
+    vae: Programs, like: Tensor, num_steps: int, num_chains: int, chunk_size: int
+) -> dict[str, Tensor]:
     simulation = simulate(vae, like)
-    joint = RealJoint(vae, simulation.x)
+    joint = RealJoint(vae, simulation.x, chunk_size=chunk_size)
     truth = joint.to_real(joint.joint.flat(simulation.values))
     with pyro.validation_enabled(
         is_validate=False
@@ -116,8 +124,8 @@ def _bounds(vae: Programs, like: Tensor, num_steps: int, num_chains: int) -> dic
     }
 
 
-def _like(vae: Any, num_data: int) -> Tensor:
-    """Zeros that stand in for x."""
+def _like(vae: Any) -> Tensor:
+    """A row of zeros that stands in for x."""
     event_shape = getattr(vae, "event_shape", None)
     if event_shape is None:
         raise TypeError(
@@ -127,4 +135,4 @@ def _like(vae: Any, num_data: int) -> Tensor:
     tensors = chain(vae.parameters(), vae.buffers()) if isinstance(vae, nn.Module) else iter(())
     dtype = next((t.dtype for t in tensors if t.is_floating_point()), torch.get_default_dtype())
     device = resolve_device(vae, "auto")
-    return torch.zeros(num_data, *event_shape, dtype=dtype, device=device)
+    return torch.zeros(1, *event_shape, dtype=dtype, device=device)

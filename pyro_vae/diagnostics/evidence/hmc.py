@@ -45,6 +45,11 @@ class Point(NamedTuple):
 
 def point_at(joint: RealJoint, u: Tensor) -> Point:
     """The point at u, ``(R, N, K)``. No gradient reaches the programs' parameters."""
+    found = [_point_at(joint, part) for part in _chunks(joint, u)]
+    return Point(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def _point_at(joint: RealJoint, u: Tensor) -> Point:
     with torch.enable_grad():
         place = u.detach().requires_grad_()
         log_prior, log_likelihood = joint(place)
@@ -55,6 +60,11 @@ def point_at(joint: RealJoint, u: Tensor) -> Point:
     return Point(
         u.detach(), log_prior.detach(), log_likelihood.detach(), prior_slope, likelihood_slope
     )
+
+
+def _chunks(joint: RealJoint, u: Tensor) -> tuple[Tensor, ...]:
+    """Some chains at a time, since a gradient holds all that led to it."""
+    return u.split(max(1, joint.chunk_size // joint.num_data))
 
 
 def transition(
@@ -151,11 +161,14 @@ def _log_density(point: Point, power: float) -> Tensor:
 
 def _slope_at(joint: RealJoint, u: Tensor, power: float) -> Tensor:
     """What :func:`_slope` is at a point, by one pass backward instead of two."""
-    with torch.enable_grad():
-        place = u.detach().requires_grad_()
-        log_prior, log_likelihood = joint(place)
-        (slope,) = torch.autograd.grad((log_prior + power * log_likelihood).sum(), place)
-    return slope
+    slopes = []
+    for part in _chunks(joint, u):
+        with torch.enable_grad():
+            place = part.detach().requires_grad_()
+            log_prior, log_likelihood = joint(place)
+            (slope,) = torch.autograd.grad((log_prior + power * log_likelihood).sum(), place)
+        slopes.append(slope)
+    return torch.cat(slopes)
 
 
 def _slope(point: Point, power: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 import xarray as xr
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from pyro_vae.arguments import positive_integer
 from pyro_vae.diagnostics.monte_carlo import log_mean_less_mean, mean_and_mcse
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.report import standard_error
-from pyro_vae.traces import CHUNK_SIZE, Programs, log_densities
+from pyro_vae.traces import CHUNK_SIZE, Programs, log_weights
 
 from .pareto import FEWEST_DRAWS, khat_threshold, pareto_khat, smoothed_log_weights, untrusted
 
@@ -22,7 +23,10 @@ __all__ = ["evidence_summary", "importance_estimates", "log_evidence"]
 logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 250
-"""Rows whose weights are held at once: the noise belongs to such a piece of x."""
+"""Most rows whose weights are held at once: the noise belongs to such a piece of x."""
+
+NUMBERS_AT_A_TIME = 2**16
+"""Elements of a matrix of log weights that are reduced at once."""
 
 
 def log_evidence(
@@ -51,8 +55,8 @@ def log_evidence(
         num_samples: Number S of draws from q(z|x) for each datum.
         smoothed: Replace the largest weights by Pareto order statistics (PSIS): less variance, no
             longer a bound in expectation.
-        chunk_size: Rows times draws that go through the model at once, but at least 250 rows. It
-            bounds the memory; the result does not depend on it.
+        chunk_size: Rows times draws that go through the model at once, but at least the rows of
+            a piece of x, 250 or fewer. It bounds the memory; the result does not depend on it.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -65,7 +69,7 @@ def log_evidence(
         ValueError: If x, ``num_samples`` or ``chunk_size`` do not fit.
 
     Example:
-        >>> import torch, pyro_vae as pv
+        >>> import pyro_vae as pv
         >>> vae = pv.gaussian_vae(features=3, latent_dim=2, hidden=())
         >>> evidence = log_evidence(vae, torch.zeros(5, 3), num_samples=100)
         >>> sorted(evidence.data_vars)
@@ -81,10 +85,18 @@ def log_evidence(
     chunk_size = positive_integer(chunk_size, "chunk_size")
 
     def compute(piece: Tensor) -> dict[str, Tensor]:
-        densities = log_densities(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
-        return importance_estimates(densities.log_weights, smoothed=smoothed)
+        weights = log_weights(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
+        return importance_estimates(weights, smoothed=smoothed)
 
-    columns = by_rows(vae, x, compute, seed=seed, purpose="log evidence", at_a_time=ROWS_AT_A_TIME)
+    columns = by_rows(
+        vae,
+        x,
+        compute,
+        seed=seed,
+        purpose="log evidence",
+        at_a_time=ROWS_AT_A_TIME,
+        num_draws=num_samples,
+    )
     threshold = khat_threshold(num_samples)
     _tell(columns, num_samples, threshold)
     return per_datum_dataset(
@@ -138,11 +150,16 @@ def importance_estimates(log_weights: Tensor, *, smoothed: bool = False) -> dict
         ``gap_mcse``, ``ess`` and ``pareto_khat``, each ``(N,)``, in double precision.
 
     Example:
-        >>> import torch
         >>> estimates = importance_estimates(torch.log(torch.tensor([[1.0], [3.0]])))
         >>> round(estimates["log_evidence"].item(), 4), round(estimates["ess"].item(), 4)
         (0.6931, 1.6)
     """
+    some = max(1, NUMBERS_AT_A_TIME // max(1, len(log_weights)))
+    found = [_estimates(part, smoothed=smoothed) for part in log_weights.split(some, dim=1)]
+    return {name: torch.cat([columns[name] for columns in found]) for name in found[0]}
+
+
+def _estimates(log_weights: Tensor, *, smoothed: bool) -> dict[str, Tensor]:
     raw = log_weights.double()
     num_samples = len(raw)
     # In their own type, which says how large their rounding errors are.

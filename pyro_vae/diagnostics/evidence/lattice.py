@@ -10,6 +10,9 @@ __all__ = ["Lattice"]
 BITS = 26
 """Bits of a coordinate in a code; a datum's number takes the rest of 63."""
 
+CODES_AT_A_TIME = 2**18
+"""Codes around points that are held at once."""
+
 ORIGIN = 1 << (BITS - 1)
 
 
@@ -56,7 +59,11 @@ class Lattice:
 
     def around(self, codes: Tensor, radius: int) -> Tensor:
         """The points, and all within ``radius`` of one of them in each coordinate."""
-        return (codes.unsqueeze(1) + self._offsets(radius)).flatten().unique()
+        offsets = self._offsets(radius)
+        # Neighbors share their surroundings: some at a time leave little to be united.
+        parts = codes.split(max(1, CODES_AT_A_TIME // len(offsets)))
+        around = [(part.unsqueeze(1) + offsets).flatten().unique() for part in parts]
+        return torch.cat(around).unique()
 
     def lonely(self, codes: Tensor, radius: int, known: Tensor) -> Tensor:
         """Those of which the next or the farthest point within ``radius`` may not be known.

@@ -11,6 +11,9 @@ FEWEST_IN_TAIL = 5
 FEWEST_DRAWS = 25
 """Of so few a fifth makes a tail."""
 
+NUMBERS_AT_A_TIME = 2**18
+"""Numbers of a fit, points times tail times data, that are held at once."""
+
 
 def pareto_khat(log_weights: Tensor) -> Tensor:
     r"""Shape :math:`\hat k` of the generalized Pareto tail of importance weights, for each datum.
@@ -43,7 +46,7 @@ def pareto_khat(log_weights: Tensor) -> Tensor:
         Zhang and Stephens (2009), A new and efficient estimation method for the generalized Pareto
         distribution. https://doi.org/10.1198/tech.2009.08017
     """
-    return _tail(log_weights)[0]
+    return torch.cat([_tail(part)[0] for part in _parts(log_weights)])
 
 
 def smoothed_log_weights(log_weights: Tensor) -> Tensor:
@@ -62,6 +65,15 @@ def smoothed_log_weights(log_weights: Tensor) -> Tensor:
         >>> smoothed_log_weights(torch.full((1000, 1), -7.0)).unique()
         tensor([-7.], dtype=torch.float64)
     """
+    smoothed = torch.empty_like(log_weights, dtype=torch.float64)
+    start = 0
+    for part in _parts(log_weights):
+        smoothed[:, start : start + part.shape[1]] = _smoothed(part)
+        start += part.shape[1]
+    return smoothed
+
+
+def _smoothed(log_weights: Tensor) -> Tensor:
     khat, sigma, cutoff, order = _tail(log_weights)
     log_weights = log_weights.double()
     tail_length = len(order)
@@ -116,6 +128,21 @@ def untrusted(khat: Tensor, threshold: float) -> Tensor:
     return ~(khat <= threshold)
 
 
+def _parts(log_weights: Tensor) -> tuple[Tensor, ...]:
+    """The matrix cut into some data at a time: the figures of one depend on no other."""
+    num_samples = len(log_weights)
+    points = num_samples + _tail_length(num_samples) * _num_points(_tail_length(num_samples))
+    return log_weights.split(max(1, NUMBERS_AT_A_TIME // max(1, points)), dim=1)
+
+
+def _tail_length(num_samples: int) -> int:
+    return math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+
+
+def _num_points(length: int) -> int:
+    return 30 + math.isqrt(length)
+
+
 def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Shape and scale of the fitted tail, its cutoff less the maximum, and its draws ascending.
 
@@ -124,7 +151,7 @@ def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rounding = 64 * torch.finfo(log_weights.dtype).eps
     log_weights = log_weights.double()
     num_samples, num_data = log_weights.shape
-    tail_length = math.ceil(min(num_samples / 5, 3 * math.sqrt(num_samples)))
+    tail_length = _tail_length(num_samples)
     khat = log_weights.new_full((num_data,), math.nan)
     sigma, cutoff = torch.zeros_like(khat), torch.zeros_like(khat)
     nothing = torch.zeros((0, num_data), dtype=torch.int64, device=log_weights.device)
@@ -150,7 +177,7 @@ def _tail(log_weights: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _fit(excesses: Tensor) -> tuple[Tensor, Tensor]:
     """Shape and scale of generalized Pareto distributions, from ascending values ``(M, N)``."""
     length = len(excesses)
-    num_points = 30 + math.isqrt(length)
+    num_points = _num_points(length)
     points = torch.arange(1, num_points + 1, dtype=torch.float64, device=excesses.device) - 0.5
     quartile = excesses[max(0, int(length / 4 + 0.5) - 1)]
     # Zhang and Stephens' theta: the profile likelihood is averaged over it.

@@ -8,12 +8,12 @@ import xarray as xr
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
-from pyro_vae.diagnostics.passes import per_datum_dataset
+from pyro_vae.diagnostics.passes import per_datum_dataset, piece_size
 from pyro_vae.diagnostics.real_joint import RealJoint
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.sources import DataSource, resolve_device
-from pyro_vae.traces import Programs, log_densities
+from pyro_vae.traces import Programs, log_weights
 
 from .grid_search import GridSearch
 from .importance_check import least_log_mean
@@ -25,7 +25,7 @@ __all__ = ["quadrature_log_evidence"]
 ROWS_AT_A_TIME = 32
 """Data whose grids are refined together."""
 
-POINTS_AT_A_TIME = 8000
+CHUNK_SIZE = 8000
 """Grid points that go through the model at once."""
 
 AIM = 0.1
@@ -44,6 +44,7 @@ def quadrature_log_evidence(
     *,
     tolerance: float = 1e-4,
     max_points: int = 250_000,
+    chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""Log p(x) of each datum by the trapezoid rule, for one or two latent coordinates.
@@ -77,6 +78,9 @@ def quadrature_log_evidence(
             is aimed at. In single precision it is no smaller than 8 rounding errors of the log
             density.
         max_points: Largest number of grid points of a datum at any spacing; 4000 is little.
+            Besides ``chunk_size`` it bounds the memory: 32 data have their grids at a time.
+        chunk_size: Grid points that go through the model at once, but at least 32, one of each
+            of these data. The result does not depend on it.
         seed: Seed of the draws that the search for peaks begins with; the global random state is
             left alone.
 
@@ -112,13 +116,15 @@ def quadrature_log_evidence(
     """
     tolerance = finite_number(tolerance, "tolerance", "positive", above=0)
     max_points = positive_integer(max_points, "max_points")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     device = resolve_device(vae, "auto")
     rows = DataSource(vae, device).tensor(x, name="x")
     parts = per_datum_parts(vae)
     found: list[dict[str, Tensor]] = []
-    for piece, index in pieces(parts, rows, ROWS_AT_A_TIME):
+    for piece, index in pieces(parts, rows, piece_size(ROWS_AT_A_TIME, rows)):
         with evaluating(vae, seed, "quadrature", len(found), device=device):
-            found.append(_evidence(vae, parts, piece, index, tolerance, max_points))
+            columns = _evidence(vae, parts, piece, index, tolerance, max_points, chunk_size)
+            found.append(columns)
     columns = {name: torch.cat([columns[name] for columns in found]) for name in found[0]}
     return per_datum_dataset(
         columns, attrs={"tolerance": tolerance, "max_points": max_points, "seed": seed}
@@ -132,12 +138,13 @@ def _evidence(
     index: Tensor,
     tolerance: float,
     max_points: int,
+    chunk_size: int,
 ) -> dict[str, Tensor]:
     """The columns of some rows."""
 
     def joint_of(chosen: Tensor) -> RealJoint:
         with at_rows(parts, index[chosen]):
-            joint = RealJoint(vae, x[chosen])
+            joint = RealJoint(vae, x[chosen], chunk_size=chunk_size)
         if joint.num_dims > 2:
             raise ValueError(
                 f"vae must have one or two latent coordinates for a grid; got {joint.num_dims}. "
@@ -150,18 +157,18 @@ def _evidence(
             joint_of,
             len(x),
             components=prior_components(vae, x),
-            points_at_a_time=POINTS_AT_A_TIME,
+            points_at_a_time=chunk_size,
             dtype=x.dtype,
             device=x.device,
         )
-        log_weights = {
+        weights = {
             "the prior": density.prior_log_weights(),
-            "the guide": log_densities(vae, x, num_samples=GUIDE_DRAWS).log_weights,
+            "the guide": log_weights(vae, x, num_samples=GUIDE_DRAWS),
         }
         # Beyond the margin lie, on any grid that is small enough, less than e^-6 tolerances.
         search = GridSearch(density, math.log(1 / min(tolerance, 1.0)) + 20, max_points)
     columns = _refined(search, index, tolerance, ROUNDING * torch.finfo(x.dtype).eps)
-    for source, values in log_weights.items():
+    for source, values in weights.items():
         _check(columns, values, source, index, tolerance, x.dtype)
     return columns
 
@@ -208,24 +215,24 @@ def _too_few_points(
 
 def _check(
     columns: dict[str, Tensor],
-    log_weights: Tensor,
+    weights: Tensor,
     source: str,
     index: Tensor,
     tolerance: float,
     dtype: torch.dtype,
 ) -> None:
     """Refuse an integral that importance weights say is too small."""
-    found, least = columns["log_evidence"], least_log_mean(log_weights)
+    found, least = columns["log_evidence"], least_log_mean(weights)
     rounding = ROUNDING * torch.finfo(dtype).eps * found.abs().clamp(min=1)
     allowed = torch.maximum(columns["error"].clamp(min=tolerance), rounding)
     wrong = (least > found + allowed).nonzero().squeeze(1)
     if len(wrong):
         row = int(wrong[0])
-        mean = log_weights[:, row].double().logsumexp(0) - math.log(len(log_weights))
+        mean = weights[:, row].double().logsumexp(0) - math.log(len(weights))
         raise ValueError(
             "p(x, z) must have no peak that the grid misses; got log p(x) = "
             f"{float(found[row]):.6g} nats on the grid for row {int(index[row])} of x, but "
-            f"{float(mean):.6g} and at least {float(least[row]):.6g} from {len(log_weights)} "
+            f"{float(mean):.6g} and at least {float(least[row]):.6g} from {len(weights)} "
             f"draws of {source}. Use diagnostics.log_evidence or diagnostics.ais_log_evidence."
         )
 

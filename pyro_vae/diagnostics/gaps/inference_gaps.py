@@ -18,8 +18,9 @@ from pyro_vae.diagnostics.monte_carlo import log_mean_less_mean, mean_and_mcse
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
 from pyro_vae.families import Family
 from pyro_vae.sources import DataSource, resolve_device
-from pyro_vae.traces import Programs
+from pyro_vae.traces import CHUNK_SIZE, Programs
 
+from .given_evidence import given_evidence, insert_evidence
 from .per_datum_search import Member, PerDatumSearch
 
 __all__ = ["gap_summary", "inference_gaps"]
@@ -43,6 +44,7 @@ def inference_gaps(
     log_evidence: Any = None,
     num_samples: int = 1000,
     num_steps: int = 400,
+    chunk_size: int = CHUNK_SIZE,
     seed: int = 0,
 ) -> xr.Dataset:
     r"""The gap between log evidence and ELBO, split into the family's part and the encoder's.
@@ -83,6 +85,9 @@ def inference_gaps(
             dataset with ``log_evidence`` and, unless it is exact, ``mcse``.
         num_samples: Number S of draws from each q for each datum.
         num_steps: Number of steps of each search.
+        chunk_size: Rows times draws that go through the model at once, but at least two draws of
+            a piece of x, 250 rows or fewer. It bounds the memory; the result does not depend on
+            it, but for rounding.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -111,18 +116,29 @@ def inference_gaps(
     """
     num_samples = positive_integer(num_samples, "num_samples")
     num_steps = positive_integer(num_steps, "num_steps")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     asked = _checked_families(families)
     rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
     _check_shapes(asked, getattr(vae, "latent_shape", None))
-    given = None if log_evidence is None else _given_evidence(log_evidence, len(rows))
+    given = None if log_evidence is None else given_evidence(log_evidence, len(rows))
 
     def compute(piece: Tensor) -> dict[str, Tensor]:
-        search = PerDatumSearch(vae, piece, num_samples=num_samples, num_steps=num_steps)
+        search = PerDatumSearch(
+            vae, piece, num_samples=num_samples, num_steps=num_steps, chunk_size=chunk_size
+        )
         return _columns(search, asked, sought=given is None)
 
-    columns = by_rows(vae, rows, compute, seed=seed, purpose="gaps", at_a_time=ROWS_AT_A_TIME)
+    columns = by_rows(
+        vae,
+        rows,
+        compute,
+        seed=seed,
+        purpose="gaps",
+        at_a_time=ROWS_AT_A_TIME,
+        num_draws=num_samples,
+    )
     if given is not None:
-        _insert(columns, given)
+        insert_evidence(columns, given)
     threshold = khat_threshold(num_samples)
     _tell(columns, list(asked), threshold)
     dataset = per_datum_dataset(
@@ -184,11 +200,10 @@ def _columns(
 ) -> dict[str, Tensor]:
     encoder, own = search.answer(), search.best()
     others = [search.best_in(family, name) for name, family in families.items()]
-    amortization = own.log_weights - encoder.log_weights
     columns = {
         **_mean("elbo", encoder.log_weights),
         **_mean("best_elbo", own.log_weights),
-        **_mean("amortization_gap", amortization),
+        **_mean("amortization_gap", own.log_weights - encoder.log_weights),
         **_unfinished("unfinished", own),
     }
     by_family: list[dict[str, Tensor]] = [
@@ -228,47 +243,6 @@ def _gap(name: str, log_weights: Tensor, member: Member) -> dict[str, Tensor]:
 
 def _unfinished(name: str, member: Member) -> dict[str, Tensor]:
     return {name: member.left, f"{name}_mcse": member.left_mcse}
-
-
-def _insert(columns: dict[str, Tensor], given: Mapping[str, Tensor]) -> None:
-    """Put a given log evidence, whose error is its own, into the columns."""
-    columns |= given
-    pairs = {"inference_gap": "elbo", "approximation_gap": "best_elbo"}
-    if "family_best_elbo" in columns:
-        pairs["family_approximation_gap"] = "family_best_elbo"
-    for gap, elbo in pairs.items():
-        values, errors = given["log_evidence"], given["log_evidence_mcse"]
-        if columns[elbo].dim() == 2:
-            values, errors = values.unsqueeze(1), errors.unsqueeze(1)
-        columns[gap] = values - columns[elbo]
-        columns[f"{gap}_mcse"] = torch.hypot(errors, columns[f"{elbo}_mcse"])
-
-
-def _given_evidence(log_evidence: Any, num_data: int) -> dict[str, Tensor]:
-    """Log evidence, its error (0 where none is told), and k-hat where there is one."""
-    found = {}
-    if isinstance(log_evidence, xr.Dataset):
-        names = {"log_evidence": "log_evidence", "pareto_khat": "pareto_khat"}
-        names |= {"mcse": "log_evidence_mcse", "log_evidence_mcse": "log_evidence_mcse"}
-        for theirs, ours in names.items():
-            if theirs in log_evidence:
-                found[ours] = np.asarray(log_evidence[theirs], dtype=np.float64)
-    else:
-        if isinstance(log_evidence, Tensor):
-            log_evidence = log_evidence.detach().cpu()
-        found["log_evidence"] = np.asarray(log_evidence, dtype=np.float64)
-    values = found.get("log_evidence")
-    if values is None or values.shape != (num_data,) or not np.isfinite(values).all():
-        got = "none" if values is None else f"shape {values.shape}"
-        if values is not None and values.shape == (num_data,):
-            got = f"{(~np.isfinite(values)).sum()} that are not"
-        raise ValueError(
-            f"log_evidence must hold a finite log p(x) for each of {num_data} data, in nats; got "
-            f"{got}. Pass what log_evidence, quadrature_log_evidence or ais_log_evidence returned "
-            "for the same x, or leave it out."
-        )
-    found.setdefault("log_evidence_mcse", np.zeros(num_data))
-    return {name: torch.from_numpy(values.copy()) for name, values in found.items()}
 
 
 def _checked_families(families: Mapping[str, Family] | None) -> dict[str, Family]:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.rows import at_rows, per_datum_parts
 from pyro_vae.seeding import seeded
-from pyro_vae.traces import JointDensity, Programs
+from pyro_vae.traces import CHUNK_SIZE, JointDensity, Programs
 
 __all__ = ["RowsJoint"]
 
@@ -18,9 +18,12 @@ class RowsJoint:
     Args:
         programs: Model and guide.
         x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
+        chunk_size: Rows times values that go through the model at once, but at least N.
 
     Attributes:
+        chunk_size: The same.
         num_data: Number N of data.
+        device: Where the data are.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -31,10 +34,10 @@ class RowsJoint:
         torch.Size([7, 2])
     """
 
-    def __init__(self, programs: Programs, x: Tensor) -> None:
-        self._programs, self._x = programs, x
-        self._density = JointDensity(programs, x)
-        self.num_data = len(x)
+    def __init__(self, programs: Programs, x: Tensor, *, chunk_size: int = CHUNK_SIZE) -> None:
+        self._programs, self._x, self.chunk_size = programs, x, chunk_size
+        self._density = JointDensity(programs, x, chunk_size=chunk_size)
+        self.num_data, self.device = len(x), x.device
         # What it finds out at its first use takes noise, which must not come from an evaluation's.
         with seeded(0, "joint", device=x.device):
             self._density.guide_draws(1)
@@ -51,4 +54,4 @@ class RowsJoint:
             yield self
             return
         with at_rows(per_datum_parts(self._programs), index):
-            yield RowsJoint(self._programs, self._x[index])
+            yield RowsJoint(self._programs, self._x[index], chunk_size=self.chunk_size)

@@ -10,7 +10,7 @@ from pyro import distributions as dist
 from torch import Tensor
 
 from pyro_vae.families import Family, FullCovarianceNormal
-from pyro_vae.traces import CHUNK_SIZE
+from pyro_vae.traces.runs import draws_of_a_run
 
 from .per_datum_coordinates import Coordinates, NormalCoordinates, TableCoordinates
 from .per_datum_joint import RowsJoint
@@ -129,16 +129,19 @@ def draw_log_weights(
         num_samples: Number S of draws for each datum.
         rows: Numbers of the n rows to weigh; the noise is that of all N.
     """
-    at_a_time = max(1, CHUNK_SIZE // q.batch_shape[0])
-    found = []
-    for start in range(0, num_samples, at_a_time):
-        z = q.rsample((min(at_a_time, num_samples - start),))
+    num_data = q.batch_shape[0] if rows is None else len(rows)
+    device = (joint if rows is None else rows).device
+    found = torch.empty(num_samples, num_data, dtype=torch.float64, device=device)
+    start = 0
+    for size in draws_of_a_run(num_samples, q.batch_shape[0]):
+        z = q.rsample((size,))
         log_q = q.log_prob(z)
         if rows is not None:
             z, log_q = z[:, rows], log_q[:, rows]
         with pyro.validation_enabled(False):  # noqa: FBT003
-            found.append(joint(z).double() - log_q.double())
-    return torch.cat(found)
+            found[start : start + size] = joint(z).double() - log_q.double()
+        start += size
+    return found
 
 
 def _ascend(joint: RowsJoint, coordinates: Coordinates, far: Tensor, num_steps: int) -> None:
@@ -165,20 +168,30 @@ def _ascend(joint: RowsJoint, coordinates: Coordinates, far: Tensor, num_steps: 
 
 
 def _gradients(joint: RowsJoint, coordinates: Coordinates, num_pairs: int) -> list[Tensor]:
-    """Gradients of the ELBO, averaged over draws and summed over data: rows do not mix."""
+    """Gradients of the ELBO, averaged over draws and summed over data: rows do not mix.
+
+    A graph holds no more rows times draws than go through the model at once.
+    """
     q = coordinates.q()
     base = q.base_dist if isinstance(q, dist.TransformedDistribution) else q
-    z = base.rsample((num_pairs,))
-    z = torch.cat([z, 2 * base.mean - z])
-    if base is q:
-        log_q = coordinates.q(fixed=True).log_prob(z)
-    else:
-        log_q = base.log_prob(z)
-        for transform in q.transforms:
-            before, z = z, transform(z)
-            log_q = log_q - transform.log_abs_det_jacobian(before, z)
-    elbo = (joint(z) - log_q).mean(0).sum()
-    return list(torch.autograd.grad(elbo, coordinates.leaves, materialize_grads=True))
+    fixed = coordinates.q(fixed=True) if base is q else None
+    some = max(1, joint.chunk_size // (2 * joint.num_data))
+    total = [torch.zeros_like(leaf) for leaf in coordinates.leaves]
+    for half in base.rsample((num_pairs,)).split(some):
+        z = torch.cat([half, 2 * base.mean - half])
+        if fixed is not None:
+            log_q = fixed.log_prob(z)
+        else:
+            log_q = base.log_prob(z)
+            for transform in q.transforms:
+                before, z = z, transform(z)
+                log_q = log_q - transform.log_abs_det_jacobian(before, z)
+        elbo = (joint(z) - log_q).sum() / (2 * num_pairs)
+        found = torch.autograd.grad(
+            elbo, coordinates.leaves, retain_graph=some < num_pairs, materialize_grads=True
+        )
+        total = [one + other for one, other in zip(total, found, strict=True)]
+    return total
 
 
 def _left_to_gain(joint: RowsJoint, coordinates: Coordinates) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 from pyro_vae.diagnostics.evidence.pareto import khat_threshold, pareto_khat, untrusted
 from pyro_vae.families import Family, FullCovarianceNormal
 from pyro_vae.seeding import seeded
-from pyro_vae.traces import Programs, latent_site
+from pyro_vae.traces import CHUNK_SIZE, Programs, latent_site
 
 from .per_datum_joint import RowsJoint
 from .per_datum_optimum import best_members, draw_log_weights
@@ -57,16 +57,25 @@ class PerDatumSearch:
         x: Data, ``(N, *event_shape)``, on the programs' device and of their dtype.
         num_samples: Number S of draws of the evaluation.
         num_steps: Number of steps of a search.
+        chunk_size: Rows times draws that go through the model at once, but at least 2 N.
 
     Raises:
         ValueError: If z is not one real vector for each datum, or nobody knows the guide's family.
     """
 
-    def __init__(self, programs: Programs, x: Tensor, *, num_samples: int, num_steps: int) -> None:
+    def __init__(
+        self,
+        programs: Programs,
+        x: Tensor,
+        *,
+        num_samples: int,
+        num_steps: int,
+        chunk_size: int = CHUNK_SIZE,
+    ) -> None:
         self._num_samples, self._num_steps = num_samples, num_steps
         self._device = x.device
         self._q = latent_site(programs, x).q
-        self._joint = RowsJoint(programs, x)
+        self._joint = RowsJoint(programs, x, chunk_size=chunk_size)
         guide = getattr(programs, "q_z_given_x", None)
         start = start_of(guide, x, self._q)
         # x has a noise of its own; each purpose has one of that.

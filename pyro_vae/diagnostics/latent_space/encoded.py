@@ -16,6 +16,9 @@ __all__ = ["Encoded", "LatentSpace", "check_numbers", "shuffled", "two_parts"]
 ROWS_AT_A_TIME = 2000
 """Rows that are encoded or decoded at once."""
 
+MOST_CODES = 40_000
+"""Of more data than that a random subset is encoded, unless more are to be compared."""
+
 
 class Encoded(NamedTuple):
     """Codes of data, in double precision, and the data as they were given: no copy.
@@ -48,6 +51,7 @@ class LatentSpace:
     Args:
         model: Has ``encode`` and ``decode``, and maybe ``p_z``.
         seed: Seed of the draws from q(z|x).
+        most: Largest number of data that are encoded; of more a random subset is.
 
     Attributes:
         has_prior: Whether the model has p(z); N(0, I) takes its place if not.
@@ -63,14 +67,14 @@ class LatentSpace:
         (torch.Size([5, 2]), False)
     """
 
-    def __init__(self, model: Any, seed: int) -> None:
+    def __init__(self, model: Any, seed: int, *, most: int = MOST_CODES) -> None:
         for name in ("encode", "decode"):
             if not callable(getattr(model, name, None)):
                 raise TypeError(
                     f"model must have encode and decode; got {type(model).__name__} without "
                     f"{name}. Wrap programs of your own in pv.VAE."
                 )
-        self._model, self._seed = model, seed
+        self._model, self._seed, self._most = model, seed, most
         self._like: Tensor | None = None
         self.has_prior = callable(getattr(model, "p_z", None))
 
@@ -90,6 +94,11 @@ class LatentSpace:
             draw = code if isinstance(code, Tensor) else code.sample()
             return {"points": point, "draws": draw}
 
+        numbers = torch.arange(len(data), device="cpu")
+        if len(data) > self._most:
+            source = generator(self._seed, "regularity", "subset", name)
+            order = torch.randperm(len(data), generator=source, device="cpu")
+            numbers = order[: self._most].sort().values
         found = by_rows(
             self._model,
             data,
@@ -97,8 +106,8 @@ class LatentSpace:
             seed=self._seed,
             purpose=f"regularity of {name}",
             at_a_time=ROWS_AT_A_TIME,
+            rows=None if len(data) <= self._most else numbers,
         )
-        numbers = torch.arange(len(data), device="cpu")
         return Encoded(data, numbers, found["points"], found["draws"])
 
     def decoded(self, z: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Two samples by their nearest neighbors: do they lie in the same places?"""
 
 import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -22,6 +23,9 @@ FIGURES = ("precision", "recall", "density", "coverage")
 
 GROUPS = 20
 """Groups of the reference that the jackknife leaves out in turn."""
+
+NUMBERS_AT_A_TIME = 2**17
+"""Distances that are held at once."""
 
 FLAT = 1e-12
 """Share of the largest variance that each direction has at least."""
@@ -60,13 +64,16 @@ class Reference:
 
     def __init__(self, rows: Tensor, *, num_neighbors: int) -> None:
         self.rows, self.num_neighbors = rows, num_neighbors
-        between = distances(rows, rows).fill_diagonal_(0.0)
-        self._radii = _radii(between, num_neighbors)
-        self._left: list[tuple[Tensor, Tensor]] = []
         number = torch.arange(len(rows), device=rows.device)
-        for group in range(GROUPS):
-            kept = number[number % GROUPS != group]
-            self._left.append((kept, _radii(between[kept][:, kept], num_neighbors)))
+        self._groups = number % GROUPS
+        self._radii = rows.new_empty(len(rows))
+        self._left = rows.new_empty(GROUPS, len(rows))
+        """Radii in the sample without a group; for the rows of the group without meaning."""
+        for some, between in _own_distances(rows):
+            self._radii[some] = _radii(between, num_neighbors)
+            for group in range(GROUPS):
+                kept = self._groups != group
+                self._left[group, some] = _radii(between[:, kept], num_neighbors)
 
     def figures(self, other: Tensor, radius: Tensor | None = None) -> Tensor:
         """Precision, recall, density and coverage of another sample ``(M, D)``, as ``(4,)``.
@@ -76,7 +83,8 @@ class Reference:
             radius: Radii of the balls around it, where they are known already.
         """
         radius = radii(other, self.num_neighbors) if radius is None else radius
-        return self._figures(distances(self.rows, other), self._radii, radius)
+        everyone = torch.ones_like(self._groups, dtype=torch.bool).unsqueeze(0)
+        return self._figures(other, self._radii.unsqueeze(0), everyone, radius)[0]
 
     def jackknife(self, other: Tensor, radius: Tensor | None = None) -> Tensor:
         """Standard errors of the four figures over references, ``(4,)``; the other sample stays.
@@ -85,19 +93,35 @@ class Reference:
         variance is in expectation rather too large than too small.
         """
         radius = radii(other, self.num_neighbors) if radius is None else radius
-        cross = distances(self.rows, other)
-        left = torch.stack([self._figures(cross[kept], own, radius) for kept, own in self._left])
+        kept = torch.stack([self._groups != group for group in range(GROUPS)])
+        left = self._figures(other, self._left, kept, radius)
         return left.std(0, correction=0) * math.sqrt(GROUPS - 1)
 
-    def _figures(self, cross: Tensor, own: Tensor, others: Tensor) -> Tensor:
-        inside = cross <= own.unsqueeze(1)
-        values = (
-            inside.any(0).double().mean(),
-            (cross <= others).any(1).double().mean(),
-            inside.double().sum(0).mean() / self.num_neighbors,
-            inside.any(1).double().mean(),
-        )
-        return torch.stack(values)
+    def _figures(self, other: Tensor, own: Tensor, kept: Tensor, others: Tensor) -> Tensor:
+        """The figures, ``(G, 4)``, for G subsets of the reference with radii of their own.
+
+        Args:
+            other: The other sample, ``(M, D)``.
+            own: Radii around the reference, ``(G, N)``.
+            kept: Which of it belong to a subset, ``(G, N)``.
+            others: Radii around the other sample, ``(M,)``.
+        """
+        hit = torch.zeros(len(own), len(other), dtype=torch.bool, device=other.device)
+        sums = own.new_zeros(3, len(own))
+        for some, cross in _distances_in_pieces(self.rows, other):
+            near = (cross <= others).any(1)
+            for group, (radius, wanted) in enumerate(
+                zip(own[:, some], kept[:, some], strict=True)
+            ):
+                inside = cross[wanted] <= radius[wanted].unsqueeze(1)
+                hit[group] |= inside.any(0)
+                sums[0, group] += near[wanted].sum()
+                sums[1, group] += inside.sum()
+                sums[2, group] += inside.any(1).sum()
+        count = kept.sum(1)
+        recall, coverage = sums[0] / count, sums[2] / count
+        density = sums[1] / len(other) / self.num_neighbors
+        return torch.stack([hit.double().mean(1), recall, density, coverage], 1)
 
 
 def distances(a: Tensor, b: Tensor) -> Tensor:
@@ -119,7 +143,7 @@ def radii(rows: Tensor, num_neighbors: int) -> Tensor:
         >>> radii(torch.tensor([[0.0], [1.0], [3.0]]), 1).tolist()
         [1.0, 1.0, 2.0]
     """
-    return _radii(distances(rows, rows).fill_diagonal_(0.0), num_neighbors)
+    return torch.cat([_radii(between, num_neighbors) for _, between in _own_distances(rows)])
 
 
 def coverage_if_equal(num_reference: int, num_draws: int, num_neighbors: int) -> float:
@@ -183,7 +207,7 @@ def region(anchors: Tensor, calibration: Tensor, *, num_neighbors: int, level: f
         (94.0, 0.95)
     """
     num = len(calibration)
-    ordered = _kth(distances(calibration, anchors), num_neighbors).sort().values
+    ordered = _far(calibration, anchors, num_neighbors).sort().values
     rank = max(1, math.ceil(level * (num + 1) - 1e-9))
     width = max(1, round(math.sqrt(num * level * (1 - level))))
     return Region(
@@ -208,7 +232,7 @@ def covered(points: Tensor, place: Region) -> tuple[Tensor, float]:
         >>> inside.tolist(), error
         ([True, True, False, False], 0.25)
     """
-    far = _kth(distances(points, place.anchors), place.num_neighbors)
+    far = _far(points, place.anchors, place.num_neighbors)
     change = (far <= place.longer).double().mean() - (far <= place.shorter).double().mean()
     return far <= place.reach, change.item() / 2
 
@@ -252,6 +276,25 @@ def _principal(points: Tensor) -> tuple[Tensor, Tensor]:
     """Variances along the principal axes, none of them 0, and the axes as columns."""
     variances, axes = torch.linalg.eigh(torch.atleast_2d(points.mT.cov()))
     return variances.clamp(min=max(FLAT * variances[-1].item(), TINY)), axes
+
+
+def _distances_in_pieces(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some rows of a at a time: which, and their distances from all of b."""
+    size = max(1, NUMBERS_AT_A_TIME // len(b))
+    for start in range(0, len(a), size):
+        some = slice(start, min(start + size, len(a)))
+        yield some, distances(a[some], b)
+
+
+def _own_distances(rows: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    for some, between in _distances_in_pieces(rows, rows):
+        number = torch.arange(some.start, some.stop, device=rows.device).unsqueeze(1)
+        yield some, between.scatter_(1, number, 0.0)
+
+
+def _far(points: Tensor, anchors: Tensor, k: int) -> Tensor:
+    """Distance of each point to its k-th nearest anchor."""
+    return torch.cat([_kth(found, k) for _, found in _distances_in_pieces(points, anchors)])
 
 
 def _radii(between: Tensor, num_neighbors: int) -> Tensor:

@@ -16,7 +16,7 @@ from pyro_vae.evaluation import evaluating
 from pyro_vae.seeding import generator
 
 from .continuity import Estimate, local_change, random_pairs, segments
-from .encoded import Encoded, LatentSpace, check_numbers, shuffled, two_parts
+from .encoded import MOST_CODES, Encoded, LatentSpace, check_numbers, shuffled, two_parts
 from .neighbors import (
     FIGURES,
     Reference,
@@ -79,7 +79,8 @@ def regularity(
     mean and covariance of the encoded data, which is fair to an autoencoder whose scale is
     arbitrary: continuity and all figures of this source stay the same if the latent space is
     shifted, scaled or mapped linearly. Of a VAE the codes behind draws and regions are draws from
-    q(z|x), those of continuity and reconstructions its means.
+    q(z|x), those of continuity and reconstructions its means. Of more than 40,000 data, and than
+    four times ``num_samples``, a random subset of so many is encoded.
 
     Args:
         model: Has ``encode(x)``, which returns a tensor ``(N, k)`` or a distribution with a mean,
@@ -132,7 +133,7 @@ def regularity(
     level = finite_number(level, "level", "between 0 and 1", above=0)
     if level >= 1:
         raise ValueError(f"level must be between 0 and 1; got {level}.")
-    latent = LatentSpace(model, seed)
+    latent = LatentSpace(model, seed, most=max(MOST_CODES, 4 * num_samples))
     codes, held = two_parts(latent, x, held_out, seed)
     check_numbers(len(codes.draws), len(held.draws), num_samples, num_neighbors, level)
     columns: dict[str, Any] = {}

@@ -9,8 +9,9 @@ from torch import Tensor
 from pyro_vae.arguments import positive_integer
 from pyro_vae.arviz_container import chain_statistics, group
 from pyro_vae.diagnostics.evidence.pareto import khat_threshold, pareto_khat
+from pyro_vae.diagnostics.monte_carlo import Moments
 from pyro_vae.diagnostics.passes import by_rows, per_datum_dataset
-from pyro_vae.traces import JointDensity, Programs, log_densities
+from pyro_vae.traces import CHUNK_SIZE, JointDensity, Programs, log_weights
 
 from .nuts import FEWEST_DRAWS, LARGEST_R_HAT
 
@@ -19,11 +20,17 @@ __all__ = ["guide_draws", "reference_summary"]
 NUM_GUIDE_DRAWS = 4000
 
 ROWS_AT_A_TIME = 50
-"""Rows whose draws from q are held at once."""
+"""Most rows whose weights are held at once."""
 
 
 def reference_summary(
-    reference: Any, vae: Programs, x: Any, *, num_samples: int = NUM_GUIDE_DRAWS, seed: int = 0
+    reference: Any,
+    vae: Programs,
+    x: Any,
+    *,
+    num_samples: int = NUM_GUIDE_DRAWS,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
 ) -> xr.Dataset:
     r"""How far q(z|x) is from the posterior that NUTS found, for each datum and latent dimension.
 
@@ -33,6 +40,8 @@ def reference_summary(
             held against the same reference.
         x: The data it was computed for.
         num_samples: Number S of draws from q(z|x) for each datum.
+        chunk_size: Rows times draws that go through the model at once, but at least the rows of
+            a piece of x, 50 or fewer. It bounds the memory; the result does not depend on it.
         seed: Seed of these draws.
 
     Returns:
@@ -62,24 +71,34 @@ def reference_summary(
         inference, section 2. https://arxiv.org/abs/1802.02538
     """
     num_samples = positive_integer(num_samples, "num_samples")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
     draws = group(reference, "posterior")["z"]
 
     def compute(piece: Tensor) -> dict[str, Tensor]:
-        z = JointDensity(vae, piece).guide_draws(num_samples).double()
-        centered = z - z.mean(0)
-        variance = centered.square().sum(0) / max(1, num_samples - 1)
+        moments = Moments(4)
+        for draws in JointDensity(vae, piece).guide_draws_by_draws(num_samples):
+            moments.add(draws)
+        variance = moments.variance(min(1, num_samples - 1))
         # Var(s) is about Var(s^2) / (4 s^2), and Var(s^2) is (m_4 - s^4) / S.
-        spread = (centered.pow(4).mean(0) - variance.square()).clamp(min=0)
-        weights = log_densities(vae, piece, num_samples=num_samples).log_weights
+        spread = (moments.fourth() - variance.square()).clamp(min=0)
+        weights = log_weights(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
         return {
-            "q_mean": z.mean(0),
+            "q_mean": moments.mean,
             "q_mean_mcse": (variance / num_samples).sqrt(),
             "q_sd": variance.sqrt(),
             "q_sd_mcse": (spread / (4 * variance * num_samples)).sqrt(),
             "pareto_khat": pareto_khat(weights),
         }
 
-    columns = by_rows(vae, x, compute, seed=seed, purpose="reference", at_a_time=ROWS_AT_A_TIME)
+    columns = by_rows(
+        vae,
+        x,
+        compute,
+        seed=seed,
+        purpose="reference",
+        at_a_time=ROWS_AT_A_TIME,
+        num_draws=num_samples,
+    )
     if columns["q_mean"].shape != (draws.sizes["obs_id"], draws.sizes["latent"]):
         raise ValueError(
             f"reference must be of the same data and latent sites; got "
@@ -163,7 +182,15 @@ def guide_draws(
     def compute(piece: Tensor) -> dict[str, Tensor]:
         return {"z": JointDensity(vae, piece).guide_draws(num_samples).movedim(0, 1)}
 
-    z = by_rows(vae, x, compute, seed=seed, purpose="guide", at_a_time=ROWS_AT_A_TIME)["z"]
+    z = by_rows(
+        vae,
+        x,
+        compute,
+        seed=seed,
+        purpose="guide",
+        at_a_time=ROWS_AT_A_TIME,
+        num_draws=num_samples,
+    )["z"]
     return xr.DataArray(
         z.movedim(1, 0).numpy(),
         dims=("draw", "obs_id", "latent"),
