@@ -317,3 +317,15 @@ def test_required_holds_for_a_compiled_objective_too():
             elbo=CompiledTrace_ELBO(backend="eager"),
             progress=False,
         )
+
+
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
+def test_compiled_steps_run_where_the_default_device_holds_no_numbers(backend):
+    x, vaes = torch.randn(60, 6), (made_vae(), made_vae())
+    options = {"epochs": 3, "batch_size": 20, "progress": False}
+    pv.fit(vaes[0], x, **options)
+    elbo = CompiledTrace_ELBO(backend=backend, required=True)
+    with torch.device("meta"):
+        pv.fit(vaes[1], x, compile=True, elbo=elbo, **options)
+    assert elbo.num_graphs == 1
+    assert_same_parameters(vaes[1], vaes[0], rtol=1e-8)

@@ -73,7 +73,12 @@ def tensor_loss(
         value, differentiable = one(model_trace, guide_trace)
         loss = loss - value / elbo.num_particles
         surrogate = surrogate - differentiable / elbo.num_particles
-    return torch.as_tensor(loss), torch.as_tensor(surrogate)
+    return _as_tensor(loss), _as_tensor(surrogate)
+
+
+def _as_tensor(value: Any) -> Tensor:
+    """A tensor as it is, wherever the default device is; a number on the CPU."""
+    return value if isinstance(value, Tensor) else torch.tensor(float(value), device="cpu")
 
 
 def _trace_elbo(model_trace: Any, guide_trace: Any) -> tuple[Any, Any]:
