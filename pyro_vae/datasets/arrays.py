@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .finite import FiniteScan, place, sum_is_finite
+from .finite import FiniteScan, check_overflow
 from .tables import numeric_table
 
 __all__ = [
@@ -127,8 +127,8 @@ def as_tensor(
         dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
     cast = tensor.to(dtype)
     # Only a narrower type can overflow; integers overflow in float16 alone.
-    if cast is not tensor and not sum_is_finite(cast):
-        _check_cast(cast, names, name)
+    if cast is not tensor:
+        check_overflow(cast, tensor, name, columns=names)
     return CheckedArray(cast, names, source)
 
 
@@ -271,15 +271,3 @@ def _check_event(shape: tuple[int, ...], event_shape: tuple[int, ...], name: str
         f"{name} must have event shape {event_shape}; got {shape[1:]} ({name} has shape {shape}). "
         f"{mend}"
     )
-
-
-def _check_cast(cast: Tensor, columns: tuple[str, ...] | None, name: str) -> None:
-    """Values were finite before the cast, so what is infinite now is an overflow."""
-    bad = torch.isinf(cast)
-    if bad.any():
-        target = str(cast.dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name} must fit into {target}, whose largest value is "
-            f"{torch.finfo(cast.dtype).max:.4g}; got {int(bad.sum())} that overflow to infinity, "
-            f"the first at {place(bad, columns)}. Rescale {name}, or use dtype=torch.float64."
-        )

@@ -85,7 +85,13 @@ def sum_is_finite(x: Tensor) -> bool:
 
 
 def check_overflow(
-    cast: Tensor, x: Tensor, name: str, numbers: Tensor, *, is_piece: bool = False
+    cast: Tensor,
+    x: Tensor,
+    name: str,
+    *,
+    columns: Sequence[str] | None = None,
+    numbers: Tensor | None = None,
+    is_piece: bool = False,
 ) -> None:
     """Refuse finite values that a cast has made infinite.
 
@@ -95,7 +101,8 @@ def check_overflow(
         cast: The data after the cast, ``(n, *event_shape)``.
         x: The data before it.
         name: What to call the data in the error.
-        numbers: Row numbers, ``(n,)``.
+        columns: Names of the features, where they have any.
+        numbers: Row numbers, ``(n,)``, where these are not all rows.
         is_piece: Whether more rows come after these, which the error then says.
 
     Raises:
@@ -103,7 +110,7 @@ def check_overflow(
 
     Example:
         >>> x = torch.tensor([[0.0], [1e39]], dtype=torch.float64)
-        >>> check_overflow(x.float(), x, "x", torch.tensor([4, 7]))
+        >>> check_overflow(x.float(), x, "x", numbers=torch.tensor([4, 7]))
         Traceback (most recent call last):
         ValueError: x must fit into float32, whose largest value is 3.403e+38; got 1 that overflow
         to infinity, the first at row 7, column 0. Rescale x, or use dtype=torch.float64.
@@ -113,15 +120,17 @@ def check_overflow(
     bad = torch.isinf(cast)
     if bad.any() and bool(torch.isfinite(x).all()):
         target = str(cast.dtype).removeprefix("torch.")
-        rest = (
-            f" That is of rows {int(numbers[0])} to {int(numbers[-1])}; those after them are not "
-            "checked yet."
-        )
+        rest = ""
+        if is_piece and numbers is not None:
+            rest = (
+                f" That is of rows {int(numbers[0])} to {int(numbers[-1])}; those after them are "
+                "not checked yet."
+            )
         raise ValueError(
             f"{name} must fit into {target}, whose largest value is "
             f"{torch.finfo(cast.dtype).max:.4g}; got {int(bad.sum())} that overflow to infinity, "
-            f"the first at {place(bad, None, numbers)}. Rescale {name}, or use "
-            f"dtype=torch.float64.{rest if is_piece else ''}"
+            f"the first at {place(bad, columns, numbers)}. Rescale {name}, or use "
+            f"dtype=torch.float64.{rest}"
         )
 
 

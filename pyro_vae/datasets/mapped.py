@@ -258,7 +258,7 @@ class MappedDataset:
         if self.dtype is not None and (is_scaled or x.is_floating_point()):
             cast = x.to(self.dtype)
             if cast is not x:
-                check_overflow(cast, x, self.name, numbers, is_piece=is_piece)
+                check_overflow(cast, x, self.name, numbers=numbers, is_piece=is_piece)
             x = cast
         return self.scaling.apply(x) if is_scaled else x
 

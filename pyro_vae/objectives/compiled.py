@@ -1,7 +1,6 @@
 """Pyro's ELBOs with the programs compiled: traced once, and run without Pyro from then on."""
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from pyro_vae.capture import Arguments, Graph, GraphTable, Programs
 
 from .importance_weighted import ImportanceWeighted_ELBO
-from .plate_objective import Program
+from .plate_objective import Program, as_number
 from .tensor_loss import can_be_tensor, tensor_loss
 
 __all__ = [
@@ -118,7 +117,7 @@ class Compiled_ELBO(ELBO):  # Pyro's objectives are named so
             with self.graphs.watched(programs, arguments):
                 return float(self.elbo.loss(model, guide, *args, **kwargs))
         with torch.no_grad():
-            return _number(graph.call(*arguments.tensors)[0])
+            return as_number(graph.call(*arguments.tensors)[0])
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The loss, in nats, and its gradient added to the parameters."""
@@ -137,7 +136,7 @@ class Compiled_ELBO(ELBO):  # Pyro's objectives are named so
         if am_i_wrapped():
             for name in graph.params:  # SVI asks the programs for their parameters
                 pyro.param(name)
-        return _number(loss)
+        return as_number(loss)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
@@ -311,10 +310,3 @@ class _WithGradients(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *outer: Tensor) -> Any:
         return None, None, *(g if g is None else outer[0] * g for g in ctx.gradients)
-
-
-def _number(loss: Tensor) -> float:
-    value = loss.item()
-    if math.isnan(value):  # as Pyro's own objectives do
-        warnings.warn("Encountered NaN: loss", UserWarning, stacklevel=3)
-    return value

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .plate import latent_sites
 
-__all__ = ["PlateObjective"]
+__all__ = ["PlateObjective", "as_number"]
 
 Program = Callable[..., Any]
 
@@ -35,14 +35,14 @@ class PlateObjective(ELBO, abc.ABC):
         """Minus the objective, a sum over the plate times its scale, in nats."""
         with torch.no_grad():
             loss = self.differentiable_loss(model, guide, *args, **kwargs)
-        return _number(loss)
+        return as_number(loss)
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """The same, with the gradient added to the parameters."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
-        return _number(loss)
+        return as_number(loss)
 
     def _drawn(self, guide: Program, args: Any, kwargs: Any) -> poutine.Trace:
         trace = poutine.trace(guide).get_trace(*args, **kwargs)
@@ -67,8 +67,14 @@ class PlateObjective(ELBO, abc.ABC):
         return self._replayed(model, guide_trace, args, kwargs), guide_trace
 
 
-def _number(loss: Tensor) -> float:
+def as_number(loss: Tensor) -> float:
+    """The number that a loss holds; NaN is warned of, as Pyro's own objectives do.
+
+    Example:
+        >>> as_number(torch.tensor(1.5))
+        1.5
+    """
     value = loss.item()
-    if math.isnan(value):  # as Pyro's own objectives do
+    if math.isnan(value):
         warnings.warn("Encountered NaN: loss", UserWarning, stacklevel=3)
     return value

@@ -50,7 +50,7 @@ def tensor_loss(
 
     Example:
         >>> import pyro
-        >>> from pyro.distributions import Delta, Normal
+        >>> from pyro.distributions import Normal
         >>> def model():
         ...     pyro.sample("z", Normal(0.0, 1.0))
         >>> def guide():

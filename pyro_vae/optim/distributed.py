@@ -1,7 +1,6 @@
 """The optimizer's twin for a fit by several processes."""
 
 import functools
-import hashlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -123,8 +122,7 @@ class DistributedOptim(OneTorchOptim):
         # The name of a module may be of this process alone, as that of a VAE is.
         names = [str(pyro.get_param_store().param_name(p)).rpartition("$$$")[2] for p in new]
         known = [(name, tuple(p.shape), str(p.dtype)) for name, p in zip(names, new, strict=True)]
-        digest = hashlib.sha256(repr(known).encode()).digest()
-        if not self.processes.agree([new[0].new_tensor(list(digest), dtype=torch.uint8)]):
+        if not self.processes.same(repr(known)):
             raise RuntimeError(
                 "programs must register the same parameters on every process; got "
                 f"{', '.join(names)} on process {self.processes.rank}."
