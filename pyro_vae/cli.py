@@ -8,12 +8,12 @@ import argparse
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from pyro_vae.arguments import did_you_mean
 from pyro_vae.config_file import config_words
-from pyro_vae.kinds import FAMILIES, LIKELIHOODS, OBJECTIVES, PRIORS, Kinds, parse_kind, written
+from pyro_vae.kinds import FAMILIES, LIKELIHOODS, OBJECTIVES, PRIORS, written
+from pyro_vae.option_types import fraction, kind_of, not_negative, one_of, positive, seed
 
 __all__ = ["main"]
 
@@ -29,9 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     try:
-        if getattr(options, "config", None) is not None:
+        config = _config_of(options)
+        if config is not None:
             words = list(sys.argv[1:] if arguments is None else arguments)
-            options = parser.parse_args(_with_config(words, options.config, parser))
+            options = parser.parse_args(_with_config(words, config, parser))
         if _is_one_of_many() and options.command != "fit":
             raise ValueError(
                 f"{options.command} must be run by one process; got {os.environ['WORLD_SIZE']}. "
@@ -49,6 +50,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{_speaker(options)}: interrupted", file=sys.stderr)
         return 130
     return status
+
+
+def _config_of(options: argparse.Namespace) -> str | None:
+    """Where the settings stand that the command line does not say."""
+    resumed: str | None = getattr(options, "resume", None)
+    if resumed is None:
+        if getattr(options, "override", False):
+            raise ValueError("override must come with --resume RUN; got no --resume.")
+        return getattr(options, "config", None)
+    for name in ("out", "config"):
+        if getattr(options, name) is not None:
+            raise ValueError(
+                f"{name} must be left out with --resume, which goes on in the run's own "
+                f"directory with its settings; got {getattr(options, name)}."
+            )
+    return resumed
 
 
 def _is_one_of_many() -> bool:
@@ -73,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("run", help="directory that 'pyro-vae fit' wrote")
     sample = commands.add_parser("sample", help="draw x from the prior of a fitted VAE")
     sample.add_argument("run", help="directory that 'pyro-vae fit' wrote")
-    sample.add_argument("--num", type=_positive(int), default=64, help="number of draws (64)")
+    sample.add_argument("--num", type=positive(int), default=64, help="number of draws (64)")
     sample.add_argument("--mean", action="store_true", help="the mean of p(x|z), not a draw")
     sample.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
     sample.add_argument("--out", help="a .png picture, or raw values as .npy or .csv")
@@ -112,10 +129,10 @@ def _add_compare(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_sizes(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--num-data", type=_positive(int), default=500, help="largest number of rows (500)"
+        "--num-data", type=positive(int), default=500, help="largest number of rows (500)"
     )
     parser.add_argument(
-        "--num-samples", type=_positive(int), default=1000, help="draws for each row (1000)"
+        "--num-samples", type=positive(int), default=1000, help="draws for each row (1000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of rows and draws (0)")
 
@@ -131,28 +148,28 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     _add_data(fit)
     model = fit.add_argument_group("model")
-    model.add_argument("--latent-dim", type=_positive(int), default=2, help="dimension k of z")
+    model.add_argument("--latent-dim", type=positive(int), default=2, help="dimension k of z")
     model.add_argument(
-        "--hidden", type=_positive(int), nargs="*", default=[400], help="widths of hidden layers"
+        "--hidden", type=positive(int), nargs="*", default=[400], help="widths of hidden layers"
     )
     model.add_argument(
-        "--networks", type=_one_of("mlp", "conv"), default="mlp", help="mlp, or conv for images"
+        "--networks", type=one_of("mlp", "conv"), default="mlp", help="mlp, or conv for images"
     )
     model.add_argument(
-        "--prior", type=_kind(PRIORS), default="standard", help=f"p(z): {written(PRIORS)}"
+        "--prior", type=kind_of(PRIORS), default="standard", help=f"p(z): {written(PRIORS)}"
     )
     model.add_argument(
         "--likelihood",
-        type=_kind(LIKELIHOODS),
+        type=kind_of(LIKELIHOODS),
         default="gaussian",
         help=f"p(x|z): {written(LIKELIHOODS)}",
     )
     model.add_argument(
-        "--family", type=_kind(FAMILIES), default="diagonal", help=f"q(z|x): {written(FAMILIES)}"
+        "--family", type=kind_of(FAMILIES), default="diagonal", help=f"q(z|x): {written(FAMILIES)}"
     )
     model.add_argument(
         "--variance",
-        type=_positive(float),
+        type=positive(float),
         help="variance c of p(x|z), where it has one, or its starting value (0.1)",
     )
     kinds = model.add_mutually_exclusive_group()
@@ -160,27 +177,27 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     _add_switch(kinds, "--variance-per-feature", "learn one c a feature")
     _add_switch(kinds, "--variance-of-z", "learn c as a function of z")
     model.add_argument(
-        "--dtype", type=_one_of("float32", "float64"), default="float32", help="floating type"
+        "--dtype", type=one_of("float32", "float64"), default="float32", help="floating type"
     )
     training = fit.add_argument_group("training")
     _add_training(training, epochs=100)
     training.add_argument(
         "--objective",
-        type=_kind(OBJECTIVES),
+        type=kind_of(OBJECTIVES),
         default="trace",
         help=f"what is maximized: {written(OBJECTIVES)}; the ELBO is reported whatever it is",
     )
     weights = training.add_mutually_exclusive_group()
     weights.add_argument(
-        "--kl-weight", type=_not_negative, default=1.0, help="factor of the KL in training"
+        "--kl-weight", type=not_negative, default=1.0, help="factor of the KL in training"
     )
     weights.add_argument(
-        "--kl-warmup", type=_fraction, help="share of training in which that factor rises from 0"
+        "--kl-warmup", type=fraction, help="share of training in which that factor rises from 0"
     )
     weights.add_argument(
-        "--free-bits", type=_not_negative, help="nats that the KL of a latent dimension has free"
+        "--free-bits", type=not_negative, help="nats that the KL of a latent dimension has free"
     )
-    training.add_argument("--clip-norm", type=_positive(float), help="largest gradient norm")
+    training.add_argument("--clip-norm", type=positive(float), help="largest gradient norm")
     training.add_argument(
         "--compile",
         action="store_true",
@@ -188,10 +205,34 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     )
     training.add_argument(
         "--patience",
-        type=_positive(int),
+        type=positive(int),
         help="stop after so many epochs without a better ELBO on a tenth of the training rows",
     )
     fit.add_argument("--out", help="run directory, new or empty (default: a new one in runs/)")
+    _add_checkpoints(fit)
+
+
+def _add_checkpoints(fit: argparse.ArgumentParser) -> None:
+    kept = fit.add_argument_group("checkpoints")
+    kept.add_argument(
+        "--resume",
+        metavar="RUN",
+        help="go on with a fit that was stopped, bitwise as if it had not been, in its directory",
+    )
+    kept.add_argument(
+        "--override",
+        action="store_true",
+        help="with --resume: go on though data or settings differ, with those given here",
+    )
+    kept.add_argument(
+        "--checkpoint-epochs", type=positive(int), help="epochs between two states on disk"
+    )
+    kept.add_argument(
+        "--checkpoint-seconds",
+        type=positive(float),
+        default=60.0,
+        help="seconds between two states on disk, one more of which is written at the end",
+    )
 
 
 def _add_baselines(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -202,10 +243,10 @@ def _add_baselines(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     )
     _add_data(baselines)
     baselines.add_argument(
-        "--latent-dims", type=_positive(int), nargs="+", default=[2, 5, 10, 20], help="every k"
+        "--latent-dims", type=positive(int), nargs="+", default=[2, 5, 10, 20], help="every k"
     )
     baselines.add_argument(
-        "--hidden", type=_positive(int), nargs="*", default=[400], help="widths of hidden layers"
+        "--hidden", type=positive(int), nargs="*", default=[400], help="widths of hidden layers"
     )
     _add_training(baselines, epochs=100)
     baselines.add_argument("--out", help="write the table to this .csv file as well")
@@ -223,15 +264,15 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--labels", help="column (.csv) or array (.npz) that holds labels")
     data.add_argument("--key", help="array of an .npz file that holds x")
     scaling = data.add_mutually_exclusive_group()
-    scaling.add_argument("--divide", type=_positive(float), help="x = raw / this, for files")
+    scaling.add_argument("--divide", type=positive(float), help="x = raw / this, for files")
     _add_switch(scaling, "--raw", "x = raw, as counts and classes are")
     _add_switch(scaling, "--standardize", "x = (raw - mean) / sd of the training rows")
     data.add_argument(
-        "--held-out", type=_fraction, default=0.2, help="share held out, where no test set exists"
+        "--held-out", type=fraction, default=0.2, help="share held out, where no test set exists"
     )
     data.add_argument(
         "--split-seed",
-        type=_seed,
+        type=seed,
         help="seed of that split; the one of --seed unless given, so that runs of several seeds "
         "are comparable if it is",
     )
@@ -241,11 +282,11 @@ def _add_training(
     parser: "argparse.ArgumentParser | argparse._ArgumentGroup", *, epochs: int
 ) -> None:
     parser.add_argument(
-        "--epochs", type=_positive(int), default=epochs, help="passes over the data"
+        "--epochs", type=positive(int), default=epochs, help="passes over the data"
     )
-    parser.add_argument("--batch-size", type=_positive(int), default=128, help="rows in a step")
+    parser.add_argument("--batch-size", type=positive(int), default=128, help="rows in a step")
     parser.add_argument(
-        "--learning-rate", type=_positive(float), default=3e-3, help="of Adam, before the cosine"
+        "--learning-rate", type=positive(float), default=3e-3, help="of Adam, before the cosine"
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="of weights, order and noise (and see --split-seed)"
@@ -257,67 +298,6 @@ def _add_training(
 def _add_switch(group: "argparse._MutuallyExclusiveGroup", name: str, words: str) -> None:
     """An option that is off, and ``--no-...`` against a configuration where it is on."""
     group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=words)
-
-
-def _positive(kind: type) -> Callable[[str], float]:
-    def convert(text: str) -> float:
-        try:
-            value: float = kind(text)
-        except ValueError:
-            value = 0
-        if not 0 < value < float("inf"):
-            noun = "integer" if kind is int else "number"
-            raise argparse.ArgumentTypeError(f"must be a positive {noun}; got {text!r}.")
-        return value
-
-    return convert
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be 0 or a positive integer; got {text!r}.")
-    return int(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"must lie between 0 and 1; got {text!r}.")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be 0 or a positive number; got {text!r}.")
-    return value
-
-
-def _kind(kinds: Kinds) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        try:
-            name, number = parse_kind(text, kinds)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from None
-        return name if number is None else f"{name}:{number}"
-
-    return convert
-
-
-def _one_of(*names: str) -> Callable[[str], str]:
-    def convert(text: str) -> str:
-        if text in names:
-            return text
-        hint = did_you_mean(text, names)
-        raise argparse.ArgumentTypeError(f"must be one of {', '.join(names)}; got {text!r}.{hint}")
-
-    return convert
 
 
 def _with_config(words: list[str], path: str, parser: argparse.ArgumentParser) -> list[str]:

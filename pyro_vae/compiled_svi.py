@@ -6,13 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from pyro import poutine
 from pyro.infer import SVI
 from torch import Tensor
 
-from pyro_vae.capture import Arguments, Programs
+from pyro_vae.capture import Arguments, Programs, Unchanged, modules_of
 from pyro_vae.objectives import Compiled_ELBO
 from pyro_vae.objectives.compiled import loss_and_gradients, trainable
 from pyro_vae.optim import GraphAdam, OneTorchOptim
+from pyro_vae.seeding import seeded
 
 __all__ = ["CompiledSVI"]
 
@@ -56,6 +58,24 @@ class CompiledSVI(SVI):
         # What runs where there is no graph yet: Pyro's own step, and its own objective.
         self._ordinary = SVI(model, guide, optim, loss=loss.elbo)
         self._adam: GraphAdam | None = None
+        self._goes_on = False
+
+    @property
+    def graphs(self) -> dict[str, int]:
+        """What :meth:`go_on` needs to know, so that another process takes the same steps."""
+        return self._objective.graphs.runs
+
+    def go_on(self, graphs: dict[str, int]) -> None:
+        """Take the steps that an SVI would take after those that it has taken.
+
+        A compiled step differs from an ordinary one in the last bits, so the first step here is a
+        compiled one where the next step there would be.
+
+        Args:
+            graphs: What :attr:`graphs` was there.
+        """
+        self._objective.graphs.expect(graphs)
+        self._goes_on = -1 in graphs.values()
 
     @property
     def num_graphs(self) -> int:
@@ -75,13 +95,15 @@ class CompiledSVI(SVI):
             a GPU, reading several at once spares the wait at each step.
         """
         optim = self._one_optim
+        arguments = Arguments(args, kwargs)
+        if self._goes_on:
+            self._prepare_to_go_on(arguments)
         if not GraphAdam.exists(optim):
             self._adam = None
             return float(super().step(*args, **kwargs))
         if self._adam is None:
             self._adam = GraphAdam(optim)
         adam = self._adam
-        arguments = Arguments(args, kwargs)
         programs = Programs(self.model, self.guide, "step", adam.key)
 
         def function(params: dict[str, Tensor]) -> Callable[..., Sequence[Tensor]]:
@@ -106,6 +128,40 @@ class CompiledSVI(SVI):
         adam.prepare()
         with torch.no_grad():
             return graph.call(*arguments.tensors)[0]
+
+    def _prepare_to_go_on(self, arguments: Arguments) -> None:
+        """Let the programs register their parameters, where ordinary steps would have done so."""
+        optim, graphs = self._one_optim, self._objective.graphs
+        if not optim.params:
+            optim.register(self._rehearsed(arguments))
+        programs = Programs(self.model, self.guide, "gradient")
+        if GraphAdam.exists(optim):
+            if self._adam is None:
+                self._adam = GraphAdam(optim)
+            programs = Programs(self.model, self.guide, "step", self._adam.key)
+        if graphs.expects(programs, arguments):
+            with graphs.watched(programs, arguments):
+                self._rehearsed(arguments)
+
+    def _rehearsed(self, arguments: Arguments) -> list[Tensor]:
+        """Run model and guide, put back what that changes, and return their parameters."""
+        args, kwargs = arguments.rebuilt(arguments.tensors)
+        device = arguments.tensors[0].device if arguments.tensors else "cpu"
+
+        def run() -> Sequence[Tensor]:
+            with torch.no_grad():
+                self._objective.elbo.loss(self.model, self.guide, *args, **kwargs)
+            return ()
+
+        with (
+            seeded(0, "rehearsal", device=device),
+            Unchanged(modules_of(self.model, self.guide)) as unchanged,
+            poutine.trace(param_only=True) as found,
+        ):
+            unchanged.call(run)
+        sites: dict[str, Any] = dict(found.trace.nodes)
+        params = [s["value"].unconstrained() for s in sites.values() if s["type"] == "param"]
+        return list({id(param): param for param in params}.values())
 
     def read(self, status: Tensor) -> float:
         """The loss of a launched step, and note with the optimizer whether it was skipped."""

@@ -16,12 +16,13 @@ class FitResult:
         vae: The fitted programs, in evaluation mode where they are a module.
         seed: Seed of the order of the data and of all noise.
         rows: What ``history`` is made of, one entry an epoch.
-        interrupted: Whether Ctrl-C ended the fit: the parameters are those after its last full
-            step.
+        interrupted: Whether Ctrl-C (or SIGTERM) ended the fit: the parameters are those after its
+            last full step.
         stopped_early: Whether ``patience`` or a callback ended it.
         best_epoch: Epoch with the highest validation ELBO (training ELBO without validation data).
         num_skipped: Steps left out because their gradient was not finite.
-        seconds: Duration of the fit.
+        seconds: Duration of the fit, with what came before it was resumed.
+        resumed_after: Full epochs that were done when it was resumed; None if it was not.
 
     Example:
         >>> fit = FitResult(vae=None, seed=0, rows=[{"epoch": 1, "elbo": -2.5}])
@@ -37,6 +38,7 @@ class FitResult:
     best_epoch: int | None = None
     num_skipped: int = 0
     seconds: float = 0.0
+    resumed_after: int | None = None
 
     @property
     def history(self) -> pd.DataFrame:

@@ -1,22 +1,18 @@
 """The directory that a fit leaves behind: plain files that other programs can read."""
 
-import importlib.metadata
 import json
-import os
-import platform
+import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 from torch import nn
 
 from pyro_vae import toml
-from pyro_vae.checkpoint import CheckpointError, load_weights, save_weights
-from pyro_vae.files import replaced_file
-from pyro_vae.optim import Processes
+from pyro_vae.checkpoint import CheckpointError, StateFiles, load_weights, save_weights
+from pyro_vae.files import replaced_file, write_whole
 
 __all__ = ["RunDirectory"]
 
@@ -26,8 +22,10 @@ FORMAT = 1
 class RunDirectory:
     """Files of one fit, each written whole or not at all.
 
-    ``config.toml`` (all settings, resolved), ``weights.pt`` (loads with ``weights_only=True``),
-    ``history.csv``, ``summary.csv``, ``report.txt``, ``environment.json``, and pictures.
+    While it runs: ``config.toml`` (all settings, resolved), ``environment.json`` (versions, seed,
+    sha256 of the data), ``metrics.jsonl`` (the history, a line an epoch), and the states that
+    :class:`pyro_vae.checkpoint.StateFiles` keeps. In the end ``weights.safetensors``, and what the
+    command line adds: ``summary.csv``, ``report.txt``, and pictures.
 
     Args:
         path: The directory.
@@ -42,6 +40,7 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.states = StateFiles(self.path)
 
     @classmethod
     def create(cls, path: str | Path, *, name: str = "out") -> "RunDirectory":
@@ -64,6 +63,27 @@ class RunDirectory:
         return cls(path)
 
     @classmethod
+    def continued(cls, path: str | Path, *, name: str = "out") -> "RunDirectory":
+        """The directory of a fit that was stopped, or a new one where there is none yet.
+
+        What a killed process left half written is removed.
+
+        Args:
+            path: Where.
+            name: The argument that said so.
+
+        Raises:
+            FileExistsError: If there is something at ``path`` that no fit has written.
+        """
+        path = Path(path)
+        if not path.is_dir() or not ((path / "config.toml").exists() or StateFiles(path).exist):
+            if path.is_dir():
+                _remove_unfinished(path)
+            return cls.create(path, name=name)
+        _remove_unfinished(path)
+        return cls(path)
+
+    @classmethod
     def create_numbered(cls, parent: str | Path, name: str) -> "RunDirectory":
         """A new directory ``parent/name``, or with ``-2``, ``-3``, ... where that is taken."""
         parent = Path(parent)
@@ -83,9 +103,21 @@ class RunDirectory:
         return self.path / name
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.toml`` and ``environment.json``."""
+        """Write ``config.toml``."""
         self._write_text("config.toml", toml.dumps({"format": FORMAT, **config}))
-        self._write_text("environment.json", json.dumps(_environment(), indent=2) + "\n")
+
+    def write_environment(self, facts: Mapping[str, Any]) -> None:
+        """Write ``environment.json``; where there is one, the facts are added as of a resumption.
+
+        Args:
+            facts: Versions, seed, digests of the data: numbers, words, None, and tables of them.
+        """
+        found = self.environment()
+        if found is None:
+            content: dict[str, Any] = dict(facts)
+        else:
+            content = {**found, "resumed": [*found.get("resumed", []), dict(facts)]}
+        self._write_text("environment.json", json.dumps(content, indent=2) + "\n")
 
     def config(self) -> dict[str, Any]:
         """What ``config.toml`` holds.
@@ -110,10 +142,49 @@ class RunDirectory:
             )
         return config
 
-    def environment(self) -> dict[str, Any]:
-        """What ``environment.json`` holds."""
-        environment: dict[str, Any] = json.loads(self.file("environment.json").read_text("utf-8"))
-        return environment
+    def environment(self) -> dict[str, Any] | None:
+        """What ``environment.json`` holds; None if there is none.
+
+        Raises:
+            CheckpointError: If it is damaged.
+        """
+        path = self.file("environment.json")
+        if not path.exists():
+            return None
+        try:
+            found = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        if not isinstance(found, dict):
+            raise CheckpointError(f"{path} is damaged: it holds no table.")
+        return found
+
+    def write_history(self, rows: Iterable[Mapping[str, float]]) -> None:
+        """Write ``metrics.jsonl``: a line of JSON for each epoch, null for what is not finite."""
+        self._write_text("metrics.jsonl", "".join(map(_line, rows)))
+
+    def add_to_history(self, row: Mapping[str, float]) -> None:
+        """Add the line of an epoch; a crash may cut it short, which :meth:`history` forgives."""
+        with self.file("metrics.jsonl").open("a", encoding="utf-8") as file:
+            file.write(_line(row))
+
+    def history(self) -> pd.DataFrame | None:
+        """What ``metrics.jsonl`` holds, a row an epoch; None if there is none.
+
+        Raises:
+            CheckpointError: If it is damaged elsewhere than in an unfinished last line.
+        """
+        path = self.file("metrics.jsonl")
+        if not path.exists():
+            return None
+        try:
+            *lines, rest = path.read_text("utf-8").split("\n")
+            rows = [json.loads(line) for line in lines]
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        if not all(isinstance(row, dict) for row in rows):
+            raise CheckpointError(f"{path} is damaged: a line of it is no table.")
+        return pd.DataFrame(rows)
 
     def write_table(self, name: str, table: pd.DataFrame, *, index: bool = False) -> None:
         """Write a table as CSV, numbers in full precision."""
@@ -130,28 +201,27 @@ class RunDirectory:
         return path.read_text("utf-8") if path.exists() else ""
 
     def write_weights(self, module: nn.Module) -> None:
-        """Write ``weights.pt``."""
-        save_weights(module, self.file("weights.pt"))
+        """Write ``weights.safetensors``."""
+        save_weights(module, self.file("weights.safetensors"))
 
     def read_weights(self, module: nn.Module) -> None:
-        """Read ``weights.pt`` into a module of the same make."""
-        load_weights(module, self.file("weights.pt"))
+        """Read ``weights.safetensors`` into a module of the same make."""
+        load_weights(module, self.file("weights.safetensors"))
 
     def _write_text(self, name: str, text: str) -> None:
-        with replaced_file(self.file(name)) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_whole(self.file(name), text.encode())
 
 
-def _environment() -> dict[str, Any]:
-    """Versions and settings on which the bits of a result depend."""
-    packages = ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in packages},
-        "processes": Processes.current().size,
-        "threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "cpus": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+def _line(row: Mapping[str, float]) -> str:
+    values = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
     }
+    return json.dumps(values) + "\n"
+
+
+def _remove_unfinished(path: Path) -> None:
+    """Delete the temporary files of a process that was killed while it wrote."""
+    for stem in ("config", "environment", "metrics", "weights", "state", "summary", "report"):
+        for file in path.glob(f".{stem}*"):
+            file.unlink(missing_ok=True)

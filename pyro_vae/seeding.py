@@ -1,12 +1,12 @@
 """Random numbers that leave the global random state as they found it."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
-__all__ = ["generator", "mixed_seed", "seeded"]
+__all__ = ["generator", "mixed_seed", "random_states", "seeded", "set_random_states"]
 
 
 def mixed_seed(seed: int, *purpose: int | str) -> int:
@@ -36,6 +36,36 @@ def generator(seed: int, *purpose: int | str) -> torch.Generator:
     return torch.Generator(device="cpu").manual_seed(mixed_seed(seed, *purpose))
 
 
+def random_states(device: torch.device | str = "cpu") -> dict[str, torch.Tensor]:
+    """Global random states of the CPU and of ``device``, as bytes.
+
+    Example:
+        >>> states = random_states()
+        >>> one = torch.rand(3)
+        >>> set_random_states(states)
+        >>> torch.equal(one, torch.rand(3))
+        True
+    """
+    states = {"cpu": torch.get_rng_state()}
+    if torch.device(device).type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_states(
+    states: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"
+) -> None:
+    """Put the global random states back that :func:`random_states` returned.
+
+    Example:
+        >>> set_random_states(random_states())
+    """
+    if "cpu" in states:
+        torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(states["cuda"], device)
+
+
 @contextmanager
 def seeded(seed: int, *purpose: int | str, device: torch.device | str = "cpu") -> Iterator[None]:
     """Seed the global state of the CPU and of ``device``; put both back on leaving.
@@ -50,15 +80,12 @@ def seeded(seed: int, *purpose: int | str, device: torch.device | str = "cpu") -
         True
     """
     device = torch.device(device)
-    cpu_state = torch.get_rng_state()
-    cuda_state = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+    before = random_states(device)
     try:
         torch.default_generator.manual_seed(mixed_seed(seed, *purpose))
-        if cuda_state is not None:
+        if device.type == "cuda":
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(mixed_seed(seed, *purpose))
         yield
     finally:
-        torch.set_rng_state(cpu_state)
-        if cuda_state is not None:
-            torch.cuda.set_rng_state(cuda_state, device)
+        set_random_states(before, device)

@@ -1,7 +1,6 @@
 """Training: Pyro's SVI on a model and a guide, and nothing left behind but their parameters."""
 
 import operator
-import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -16,20 +15,19 @@ from tqdm import tqdm
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.compiled_svi import CompiledSVI
-from pyro_vae.evaluation import evaluate
+from pyro_vae.fit_checkpoints import Cadence
+from pyro_vae.fit_epochs import FitEpochs
 from pyro_vae.fit_objective import compiled_objective, weighted_objective
 from pyro_vae.fit_processes import check_same_call
 from pyro_vae.fit_result import FitResult
+from pyro_vae.fit_settings import described
 from pyro_vae.interrupt import InterruptGuard
-from pyro_vae.objectives import (
-    FreeBits,
-    kl_weighted,
-)
+from pyro_vae.kept_fit import KeptFit, memory_explained
+from pyro_vae.objectives import FreeBits, kl_weighted
 from pyro_vae.optim import DistributedOptim, Processes, Schedule, adam, cosine
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import per_datum_parts
 from pyro_vae.run_directory import RunDirectory
-from pyro_vae.seeding import seeded
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 from pyro_vae.training_loop import TrainingLoop
@@ -60,8 +58,10 @@ def fit(
     device: torch.device | str = "auto",
     progress: bool = True,
     compile: bool | str = False,
-    run_dir: str | Path | None = None,
-    resume: bool = False,
+    run_dir: str | Path | RunDirectory | None = None,
+    resume: bool | str = False,
+    checkpoint_epochs: int | None = None,
+    checkpoint_seconds: float | None = 60.0,
     callbacks: Iterable[Callback] = (),
 ) -> FitResult:
     r"""Maximize the ELBO of a model and a guide by Pyro's SVI.
@@ -120,9 +120,16 @@ def fit(
             in PyTorch (benchmarks/README.md); noise and results are the same up to rounding.
             Programs that cannot be traced run as they are, which a warning tells; with
             "required" they raise.
-        run_dir: New or empty directory for the settings, the weights and the history of the fit,
-            written when it ends.
-        resume: Not available yet: only False is accepted.
+        run_dir: New or empty directory for all that is needed to go on after a crash, and for the
+            settings, the history and the weights: plain files, of which none is ever half written.
+            SIGTERM then ends the fit after the current step, saved, with status 143.
+        resume: Go on from the state in ``run_dir``, bitwise as if the fit had never stopped (see
+            README.md for when that holds), or begin where there is none yet; data and settings
+            have to be the same. With "override" they need not, and the fit goes on with these.
+        checkpoint_epochs: Epochs after which a state is written; None for no such cadence.
+        checkpoint_seconds: Seconds after which a state is written, within an epoch too (not with
+            several processes, which wait for its end); None for none. Seldomer where it would take
+            more than 2 % of the time. One is always written at the start and at the end.
         callbacks: Each is called with the partial :class:`FitResult` after every epoch; one that
             returns True ends the fit. What one raises ends it too. Every process calls them.
 
@@ -130,14 +137,17 @@ def fit(
         The history in nats per datum, and how the fit ended. A module is left in evaluation mode.
 
     Raises:
-        ValueError: If data or settings are not usable; before the first step.
+        ValueError: If data or settings are not usable, or differ from those of the fit to be
+            resumed; before the first step.
         TypeError: If x is not numeric, or ``vae`` has no model and guide.
         RuntimeError: If the device is not there.
+        torch.OutOfMemoryError: If a step does not fit into memory, with a batch size to try.
         FloatingPointError: If ten steps in a row have a gradient that is not finite. No such
             gradient reaches a parameter, and the best epoch's parameters are put back.
         NotCapturable: If ``compile="required"`` and model and guide cannot be compiled.
-        NotImplementedError: If ``resume`` is asked for.
-        FileExistsError: If ``run_dir`` holds files already.
+        FileExistsError: If ``run_dir`` holds files already and ``resume`` is False.
+        CheckpointError: If no state in ``run_dir`` can be read, or it is that of another model.
+        OSError: If a state cannot be written; the last one is intact, and ``vae`` as it is.
 
     Example:
         >>> import pyro_vae as pv
@@ -147,10 +157,11 @@ def fit(
         ['epoch', 'elbo', 'expected_log_likelihood', 'kl']
     """
     _check_programs(vae)
-    if resume:
-        raise NotImplementedError(f"resume must be False; got {resume!r}. It is yet to come.")
     if not (isinstance(compile, bool) or compile == "required"):
         raise ValueError(f"compile must be True, False or 'required'; got {compile!r}.")
+    if not (isinstance(resume, bool) or resume == "override"):
+        raise ValueError(f"resume must be True, False or 'override'; got {resume!r}.")
+    cadence = Cadence.checked(checkpoint_epochs, checkpoint_seconds)
     epochs = positive_integer(epochs, "epochs")
     batch_size = positive_integer(batch_size, "batch_size")
     if patience is not None:
@@ -169,8 +180,9 @@ def fit(
         raise TypeError(
             f"elbo must be an instance of pyro.infer.ELBO with one loss; got {elbo!r}."
         )
-    callbacks = tuple(callbacks)
     processes = Processes.current()
+    if resume and not processes.any(run_dir is not None):
+        raise ValueError(f"resume must come with the run_dir of a fit; got {resume!r} and none.")
     optim = DistributedOptim(optimizer or adam(learning_rate), clip_norm=clip_norm)
     objective, weight = weighted_objective(elbo, kl_weight)
     programs = kl_weighted(vae.model, weight), kl_weighted(vae.guide, weight)
@@ -184,37 +196,50 @@ def fit(
     source = DataSource(vae, resolved)
     part = processes.part if processes.size > 1 else None
     batches = source.batches(x, batch_size=batch_size, seed=seed, num_data=num_data, part=part)
-    held_out = None
-    if validation is not None:
-        held_out = processes.part(source.rows(validation, name="validation"))
-    settings = {
+    held_out = None if validation is None else source.rows(validation, name="validation")
+    settings: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "schedule": described(schedule),
+        "optimizer": None if optimizer is None else described(optimizer),
         "clip_norm": clip_norm,
-        "kl_weight": kl_weight if isinstance(kl_weight, int | float) else repr(kl_weight),
+        "kl_weight": kl_weight if isinstance(kl_weight, int | float) else described(kl_weight),
         "train": train,
         "patience": patience,
         "elbo": type(objective).__name__,
         "compile": compile,
         "seed": seed,
-        "device": str(resolved),
     }
     check_same_call(processes, settings, batches)
-    run = None
-    with processes.together("run_dir"):
-        if run_dir is not None and processes.is_first:
-            run = RunDirectory.create(run_dir, name="run_dir")
+    kept = None
+    if processes.any(run_dir is not None):
+        kept = KeptFit.opened(
+            run_dir,
+            vae,
+            processes,
+            settings=settings,
+            data={"x": batches, "validation": held_out},
+            device=resolved,
+            resume=resume,
+        )
+    if held_out is not None:
+        held_out = processes.part(held_out)
     if isinstance(vae, nn.Module):
         vae.to(resolved).train()
+    if kept is not None:
+        kept.put_back()
+    if isinstance(vae, nn.Module):
         processes.broadcast([*vae.parameters(), *vae.buffers()])
     result = FitResult(vae=vae, seed=seed)
-    started = time.perf_counter()
+    if isinstance(vae, ProgramModule):
+        vae.columns = source.columns
     loop: TrainingLoop | None = None
+    taken: FitEpochs | None = None
     try:
         with (
             pyro.get_param_store().scope(),
-            InterruptGuard() as guard,
+            InterruptGuard(terminate=kept is not None) as guard,
             tqdm(
                 total=epochs,
                 desc="fit",
@@ -233,74 +258,39 @@ def fit(
                 guard,
                 weight,
                 holds_model=train == "guide",
+                device=resolved,
             )
-            for epoch in range(epochs):
-                begun = time.perf_counter()
-                row: dict[str, float] = {"epoch": epoch + 1}
-                # Noise is a function of seed and epoch, whatever callbacks and evaluations draw.
-                with seeded(seed, "noise", epoch, *processes.noise, device=resolved):
-                    loss = loop.run(epoch)
-                some = batches.some_rows()
-                numbers = some.rows
-                if numbers is None:
-                    numbers = torch.arange(len(some.x), device=some.x.device)
-                row |= evaluate(
-                    vae,
-                    processes.part(some.x),
-                    seed=seed,
-                    rows=processes.part(numbers),
-                    processes=processes,
-                )
-                if held_out is not None:
-                    scores = evaluate(vae, held_out, seed=seed, processes=processes)
-                    row |= {f"validation_{name}": value for name, value in scores.items()}
-                row |= {"loss": loss, "seconds": time.perf_counter() - begun}
-                result.rows.append(row)
-                result.num_skipped = optim.num_skipped
-                if loop.keep_if_best(row["elbo" if held_out is None else "validation_elbo"]):
-                    result.best_epoch = epoch + 1
-                shown = {name: f"{row[name]:.3f}" for name in row if name.endswith("elbo")}
-                bar.set_postfix(shown, refresh=False)
-                bar.update()
-                result.interrupted = processes.any(guard.requested)
-                waited = epoch + 1 - (result.best_epoch or 0)
-                stops = [callback(result) is True for callback in callbacks]
-                result.stopped_early = processes.any(any(stops)) or (
-                    patience is not None and waited >= patience
-                )
-                result.interrupted = processes.any(guard.requested)  # perhaps in a callback
-                if result.stopped_early or result.interrupted:
-                    break
-            if patience is not None:
-                loop.restore_best()
+            taken = FitEpochs(
+                result,
+                loop,
+                batches,
+                held_out,
+                epochs=epochs,
+                patience=patience,
+                callbacks=callbacks,
+                guard=guard,
+                processes=processes,
+                device=resolved,
+            )
+            if kept is not None:
+                kept.begin(taken, cadence)
+            with memory_explained(batch_size, resolved):
+                taken.take(bar)
+    except FloatingPointError as error:
+        if kept is not None:
+            kept.write_failure(result, error)
+        raise
     finally:
         batches.close()
         if loop is not None:
             loop.release()
         if isinstance(vae, nn.Module):
             vae.eval()
-    if isinstance(vae, ProgramModule):
-        vae.columns = source.columns
-    result.seconds = time.perf_counter() - started
-    if run is not None:
-        _write_run(run, result, settings)
+        if taken is not None:
+            result.seconds = taken.seconds
+    if kept is not None:
+        kept.write_end(result)
     return result
-
-
-def _write_run(run: RunDirectory, result: FitResult, settings: dict[str, Any]) -> None:
-    run.write_config(
-        {
-            "fit": {
-                **settings,
-                "interrupted": result.interrupted,
-                "epochs_done": len(result.rows),
-            },
-            "data": {"columns": getattr(result.vae, "columns", None)},
-        }
-    )
-    if isinstance(result.vae, nn.Module):
-        run.write_weights(result.vae)
-    run.write_table("history.csv", result.history)
 
 
 def _check_programs(vae: Any) -> None:

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
+from pyro_vae.checkpoint import TrainingState, as_module, copied_into, named_tensors
 from pyro_vae.compiled_svi import CompiledSVI
 from pyro_vae.held import HeldModel
 from pyro_vae.interrupt import InterruptGuard
@@ -21,7 +22,7 @@ from pyro_vae.objectives import KLWeight
 from pyro_vae.optim import DistributedOptim, OneTorchOptim, Schedule
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
-from pyro_vae.seeding import seeded
+from pyro_vae.seeding import random_states, seeded, set_random_states
 from pyro_vae.traces import Programs, log_densities
 
 __all__ = ["TrainingLoop"]
@@ -31,6 +32,16 @@ MAX_SKIPPED_IN_A_ROW = 10
 READ_ON_A_GPU = 10
 """Compiled steps whose losses are read at once on a GPU: each reading waits for the device. (Not
 run where this was written, which has none; on the CPU every step is read.)"""
+
+
+class Saves(Protocol):
+    """What saves a fit between two steps."""
+
+    def is_due(self) -> bool:
+        """Whether it is time to."""
+
+    def save(self, epoch: int) -> None:
+        """Save it; ``epoch`` full epochs are done."""
 
 
 class _Launched(NamedTuple):
@@ -45,6 +56,11 @@ class _Launched(NamedTuple):
 class TrainingLoop:
     """The steps of a fit, and its best state.
 
+    Attributes:
+        batch: Batches that are done of an epoch that was left before its end, else 0.
+        sums: Loss of the epoch so far in nats, a sum over data; and rows.
+        random: Random states of this process where the epoch was left, or is in the middle.
+
     Args:
         vae: Model and guide.
         svi: Pyro's SVI on them.
@@ -55,6 +71,7 @@ class TrainingLoop:
         guard: Tells when Ctrl-C was pressed.
         kl_weight: What is told of the progress before each step.
         holds_model: Whether the model is held fixed and the guide alone trained.
+        device: Where the steps run.
     """
 
     def __init__(
@@ -69,7 +86,9 @@ class TrainingLoop:
         kl_weight: KLWeight,
         *,
         holds_model: bool,
+        device: torch.device,
     ) -> None:
+        self._device = device
         self._vae, self._svi, self._optim, self._batches = vae, svi, optim, batches
         self._schedule, self._epochs, self._guard = schedule, epochs, guard
         self._kl_weight = kl_weight
@@ -80,34 +99,61 @@ class TrainingLoop:
         self._is_first_step = True
         self._skipped_in_a_row = 0
         self._best_elbo = -math.inf
-        self._best_state: list[tuple[Tensor, Tensor]] = []
+        self._best: dict[str, Tensor] = {}
+        self._tensors = named_tensors(as_module(vae))
+        self.batch = 0
+        self.sums = [0.0, 0.0]
+        self.random: dict[str, Tensor] = {}
 
-    def run(self, epoch: int) -> float:
-        """Take the steps of one epoch; return the mean loss in nats per datum."""
-        sums, processes = [0.0, 0.0], self._optim.processes
+    def run(self, epoch: int, *, checkpoints: Saves | None = None) -> float:
+        """Take the steps of one epoch, or those that are left of it.
+
+        Args:
+            epoch: Number of the epoch, from 0.
+            checkpoints: Asked after each step but the last one whether to save, and told to.
+
+        Returns:
+            The mean loss in nats per datum.
+        """
+        processes = self._optim.processes
         launched: list[_Launched] = []
+        first, self.batch = self.batch, 0
+        if first == 0:
+            self.sums = [0.0, 0.0]
         with (
             _argument_validation(enabled=False),
             frozen_parts_allowed(),
-            closing(self._batches.epoch(epoch)) as batches,
+            closing(
+                self._batches.epoch(epoch, start=first, at_start=self._take_over_random_states)
+            ) as batches,
         ):
-            for index, batch in enumerate(batches):
+            for index, batch in enumerate(batches, start=first):
                 progress = (epoch + index / len(self._batches)) / self._epochs
                 with at_rows(self._per_datum_parts, batch.rows):
                     status = self._step(batch.x, progress)
                 skipped = self._optim.skipped_last
                 launched.append(_Launched(status, skipped, len(batch.x), progress))
                 if len(launched) >= _reads_at_once(batch.x):
-                    self._read(launched, sums)
+                    self._read(launched)
+                if index + 1 == len(self._batches):
+                    continue
                 alone = processes.size == 1
-                if self._guard.requested if alone else self._optim.wants_stop:
+                stops = self._guard.requested if alone else self._optim.wants_stop
+                saves = alone and checkpoints is not None and checkpoints.is_due()
+                if stops or saves:
+                    self._read(launched)
+                    self.batch, self.random = index + 1, self._random_states(batch.x.device)
+                if stops:
                     break
-            self._read(launched, sums)
+                if saves and checkpoints is not None:
+                    checkpoints.save(epoch)
+                    self.batch, self.random = 0, {}
+            self._read(launched)
         if isinstance(self._vae, nn.Module):
             # Averages that networks keep of their batches are of other rows on each process.
             processes.broadcast(self._vae.buffers())
         total, count = processes.sum(
-            torch.tensor(sums, dtype=torch.float64, device="cpu")
+            torch.tensor(self.sums, dtype=torch.float64, device="cpu")
         ).tolist()
         return total / count if count else math.nan
 
@@ -116,17 +162,77 @@ class TrainingLoop:
         if not elbo > self._best_elbo:
             return False
         self._best_elbo = elbo
-        tensors = {id(t): t for t in self._optim.params}
-        if isinstance(self._vae, nn.Module):
-            tensors |= {id(t): t for t in self._vae.buffers()}
-        self._best_state = [(t, t.detach().clone()) for t in tensors.values()]
+        self._best = {name: t.detach().clone() for name, t in self._all_tensors().items()}
         return True
 
     def restore_best(self) -> None:
         """Put the remembered state back."""
-        with torch.no_grad():
-            for tensor, kept in self._best_state:
-                tensor.copy_(kept)
+        if self._best:
+            copied_into(self._all_tensors(), self._best, "the best epoch")
+
+    def state(self) -> dict[str, Any]:
+        """What of a :class:`~pyro_vae.checkpoint.TrainingState` the loop knows."""
+        unknown = self._all_tensors().keys() - self._tensors.keys()
+        if unknown:
+            raise ValueError(
+                "run_dir must come with model and guide whose networks can be found, to be saved; "
+                f"got {len(unknown)} parameters of others. Make the networks attributes of one "
+                "nn.Module with model and guide as methods."
+            )
+        return {
+            "tensors": dict(self._tensors),
+            "batch": self.batch,
+            "sums": list(self.sums) if self.batch else [0.0, 0.0],
+            "optimizer": self._optim.state(self._names),
+            "random": dict(self.random),
+            "batches": self._batches.state(),
+            "num_skipped": self._optim.num_skipped,
+            "skipped_in_a_row": self._skipped_in_a_row,
+            "best": dict(self._best),
+            "best_elbo": self._best_elbo,
+            "graphs": self._svi.graphs if isinstance(self._svi, CompiledSVI) else {},
+        }
+
+    def restore(self, state: TrainingState) -> None:
+        """Go on from a state; parameters and buffers have been put back already."""
+        self.batch, self.sums = state.batch, list(state.sums)
+        self.random = dict(state.random)
+        self._optim.restore(state.optimizer, self._names)
+        self._batches.restore(state.batches, self._device)
+        self._optim.num_skipped = state.num_skipped
+        self._skipped_in_a_row = state.skipped_in_a_row
+        self._best, self._best_elbo = dict(state.best), state.best_elbo
+        if isinstance(self._svi, CompiledSVI):
+            self._svi.go_on(state.graphs)
+
+    @property
+    def num_skipped(self) -> int:
+        """Steps left out so far because the gradient was not finite."""
+        return self._optim.num_skipped
+
+    def _all_tensors(self) -> dict[str, Tensor]:
+        """Also parameters of networks that are found in no attribute or variable."""
+        names = self._names
+        others = [param for param in self._optim.params if id(param) not in names]
+        return {**self._tensors, **{f"parameter {i}": p for i, p in enumerate(others)}}
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {id(tensor): name for name, tensor in self._tensors.items()}
+
+    def _random_states(self, device: torch.device) -> dict[str, Tensor]:
+        """The global random states of every process, ``(size, bytes)``."""
+        every = self._optim.processes.every
+        return {name: every(state) for name, state in random_states(device).items()}
+
+    def _take_over_random_states(self) -> None:
+        """Go on with the noise where a part of an epoch was done."""
+        if not self.random:
+            return
+        rank = self._optim.processes.rank
+        own = {name: states[rank] for name, states in self.random.items() if rank < len(states)}
+        set_random_states(own, self._device)
+        self.random = {}
 
     def release(self) -> None:
         """Let a model that was held fixed be trained again."""
@@ -161,7 +267,7 @@ class TrainingLoop:
                 param.grad = None
             raise
 
-    def _read(self, launched: list[_Launched], sums: list[float]) -> None:
+    def _read(self, launched: list[_Launched]) -> None:
         """Add losses and rows of the launched steps to ``sums``, and look for divergence."""
         for step in launched:
             loss, skipped = step.status, step.skipped
@@ -169,8 +275,8 @@ class TrainingLoop:
                 loss = self._svi.read(loss)
                 skipped = self._optim.skipped_last
             if math.isfinite(loss):
-                sums[0] += float(loss)
-                sums[1] += step.num_rows
+                self.sums[0] += float(loss)
+                self.sums[1] += step.num_rows
             self._skipped_in_a_row = self._skipped_in_a_row + 1 if skipped else 0
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
                 self.restore_best()

@@ -7,9 +7,7 @@ import pytest
 from diagnosis_helpers import ASKED, answers, ask, best_diagonal, quick, simulated, truth
 from helpers import linear_vae
 
-from pyro_vae.commands.diagnosing import history_of
 from pyro_vae.diagnosis import blame, bound, diagnose, diagnosing, posterior
-from pyro_vae.run_directory import RunDirectory
 
 
 @pytest.mark.filterwarnings("error")
@@ -78,12 +76,6 @@ def test_every_section_says_on_what_it_is_computed():
             )
     remarks = answers(diagnosis)["units"].remarks
     assert remarks[0] == "Computed on 120 of 130 training rows."
-
-
-def test_empty_history_is_refused_with_its_path(tmp_path):
-    (tmp_path / "history.csv").write_text("")
-    with pytest.raises(ValueError, match=r"history must be a table; got .*history\.csv"):
-        history_of(RunDirectory(tmp_path))
 
 
 def test_asking_one_question_is_what_the_diagnosis_does():

@@ -3,6 +3,7 @@
 from .batch import Batch as Batch
 from .batch import Batches as Batches
 from .batch import Part as Part
+from .batch import digest as digest
 from .gathered import GatheredBatches as GatheredBatches
 from .in_memory import TensorBatches as TensorBatches
 from .loaders import LoaderBatches as LoaderBatches
@@ -21,6 +22,7 @@ __all__ = [
     "StreamBatches",
     "TensorBatches",
     "as_row",
+    "digest",
     "first",
     "prefetched",
     "stacked",

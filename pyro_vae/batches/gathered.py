@@ -1,6 +1,6 @@
 """Batches of rows that are read when their turn comes."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 
 import torch
@@ -8,10 +8,12 @@ from torch import Tensor
 
 from pyro_vae.seeding import seeded
 
-from .batch import Batch, Part, bounds, epoch_order, evaluated_rows
+from .batch import Batch, Part, bounds, digest, do_nothing, epoch_order, evaluated_rows
 from .prefetch import moved, pinned, prefetched
 
 __all__ = ["GatheredBatches"]
+
+ROWS_AT_A_TIME = 1000
 
 
 class GatheredBatches:
@@ -57,9 +59,12 @@ class GatheredBatches:
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def epoch(self, index: int) -> Generator[Batch, None, None]:
+    def epoch(
+        self, index: int, *, start: int = 0, at_start: Callable[[], None] = do_nothing
+    ) -> Generator[Batch, None, None]:
         """The batches of one epoch."""
-        read = self._read(epoch_order(self._num_data, self._seed, index))
+        at_start()
+        read = self._read(epoch_order(self._num_data, self._seed, index), start)
         with closing(prefetched(read) if self._ahead else read) as batches:
             for x, rows, num_global in batches:
                 yield Batch(moved(x, self._device), moved(rows, self._device), num_global)
@@ -75,14 +80,29 @@ class GatheredBatches:
             self._some = Batch(x, None if rows is None else rows.to(self._device), len(x))
         return self._some
 
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: the order is a function of seed and epoch."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Nothing to take over."""
+
+    def digest(self) -> str:
+        """The data in words, with their sha256: a pass over all of them."""
+        rows = torch.arange(self._num_data, device="cpu")
+        with seeded(self._seed, "reading for a digest"):
+            return digest(map(self._gather, rows.split(ROWS_AT_A_TIME)), self._num_data)
+
     def close(self) -> None:
         """Nothing is open between epochs."""
 
-    def _read(self, order: Tensor) -> Generator[tuple[Tensor, Tensor, int], None, None]:
-        for start, stop in self._bounds:
-            rows = order[start:stop]
+    def _read(
+        self, order: Tensor, start: int
+    ) -> Generator[tuple[Tensor, Tensor, int], None, None]:
+        for first, stop in self._bounds[start:]:
+            rows = order[first:stop]
             if self._part is not None:
                 rows = self._part(rows)
             # Checks refuse data without rows, which a part of a batch may be.
             x = self._gather(rows) if len(rows) else self._gather(order[:1])[:0]
-            yield pinned(x, self._device), pinned(rows, self._device), stop - start
+            yield pinned(x, self._device), pinned(rows, self._device), stop - first

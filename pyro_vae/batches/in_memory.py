@@ -1,12 +1,15 @@
 """Batches of a tensor."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Mapping
 
+import torch
 from torch import Tensor
 
-from .batch import Batch, Part, bounds, epoch_order, evaluated_rows
+from .batch import Batch, Part, bounds, digest, do_nothing, epoch_order, evaluated_rows
 
 __all__ = ["TensorBatches"]
+
+ROWS_AT_A_TIME = 1000
 
 
 class TensorBatches:
@@ -24,7 +27,6 @@ class TensorBatches:
         part: From a batch's row numbers to those that this process takes; all unless given.
 
     Example:
-        >>> import torch
         >>> x = torch.arange(5.0)[:, None]
         >>> batches = TensorBatches(x, batch_size=2, seed=0)
         >>> len(batches), sorted(row for batch in batches.epoch(0) for row in batch.rows.tolist())
@@ -47,14 +49,17 @@ class TensorBatches:
     def __len__(self) -> int:
         return len(self._bounds)
 
-    def epoch(self, index: int) -> Generator[Batch, None, None]:
+    def epoch(
+        self, index: int, *, start: int = 0, at_start: Callable[[], None] = do_nothing
+    ) -> Generator[Batch, None, None]:
         """The batches of one epoch."""
         order = epoch_order(len(self.x), self._seed, index).to(self.x.device)
-        for start, stop in self._bounds:
-            rows = order[start:stop]
+        at_start()
+        for first, stop in self._bounds[start:]:
+            rows = order[first:stop]
             if self._part is not None:
                 rows = self._part(rows)
-            yield Batch(self.x.index_select(0, rows), rows, stop - start)
+            yield Batch(self.x.index_select(0, rows), rows, stop - first)
 
     def some_rows(self) -> Batch:
         """All rows, or a random part of them where there are many; the same on every process."""
@@ -63,6 +68,17 @@ class TensorBatches:
             return Batch(self.x, None, len(self.x))
         rows = rows.to(self.x.device)
         return Batch(self.x.index_select(0, rows), rows, len(rows))
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: the order is a function of seed and epoch."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Nothing to take over."""
+
+    def digest(self) -> str:
+        """The data in words, with their sha256."""
+        return digest(self.x.split(ROWS_AT_A_TIME), len(self.x))
 
     def close(self) -> None:
         """Nothing is open."""

@@ -1,7 +1,7 @@
 """Batches of a torch DataLoader."""
 
 import itertools
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 from pyro_vae.seeding import seeded
 
 from . import batch as limits
-from .batch import Batch, Part, bounds
+from .batch import Batch, Part, bounds, do_nothing
 from .prefetch import END, prefetched
 from .torch_data import first
 
@@ -59,6 +59,7 @@ class LoaderBatches:
         self._loader, self._prepare = loader, prepare
         self._merge_single, self._part, self._seed = merge_single, part, seed
         self._first = FirstRows()
+        self._state: dict[str, Tensor] | None = None
         if len(loader) == 0:
             raise ValueError("x must have at least one batch; got a DataLoader without any.")
         if part is not None and _is_a_part(loader):
@@ -74,20 +75,55 @@ class LoaderBatches:
         num_data = len(self._loader.sampler)  # type: ignore[arg-type]
         return len(bounds(num_data, size, merge_single=True))
 
-    def epoch(self, index: int) -> Generator[Batch, None, None]:
-        """The batches of one epoch."""
+    def epoch(
+        self, index: int, *, start: int = 0, at_start: Callable[[], None] = do_nothing
+    ) -> Generator[Batch, None, None]:
+        """The batches of one epoch; those before ``start`` are read too, and left out."""
+        self._state = self._generator_states()
+        if start == 0:
+            at_start()
         with closing(self._read(index)) as read:
-            for x in read:
+            for number, x in enumerate(read):
                 self._first.add(x)
-                yield Batch(taken(x, self._part), None, len(x))
+                if number >= start:
+                    yield Batch(taken(x, self._part), None, len(x))
+                elif number == start - 1:
+                    at_start()
         self._first.is_full = True
+        self._state = None
 
     def some_rows(self) -> Batch:
         """The first rows that the first epoch brought."""
         return self._first.batch()
 
+    def state(self) -> dict[str, Tensor]:
+        """States of the generators that the loader and its samplers have of their own."""
+        own = self._generator_states() if self._state is None else self._state
+        return {**own, **self._first.state()}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Put the generators into the states that :meth:`state` returned."""
+        self._first.restore(state, device)
+        generators = self._generators()
+        for name in generators.keys() & state.keys():
+            generators[name].set_state(state[name])
+
+    def digest(self) -> str:
+        """How many batches there are: to read them all would draw from the loader's generator."""
+        return f"a DataLoader of {len(self)} batches"
+
     def close(self) -> None:
         """Nothing is open between epochs."""
+
+    def _generators(self) -> dict[str, torch.Generator]:
+        sampler = self._loader.sampler
+        inner = getattr(self._loader.batch_sampler, "sampler", None)
+        owners = {"loader": self._loader, "sampler": sampler, "inner sampler": inner}
+        found = {name: getattr(owner, "generator", None) for name, owner in owners.items()}
+        return {name: each for name, each in found.items() if isinstance(each, torch.Generator)}
+
+    def _generator_states(self) -> dict[str, Tensor]:
+        return {name: each.get_state() for name, each in self._generators().items()}
 
     def _read(self, index: int) -> Generator[Tensor, None, None]:
         with closing(self._opened(index)) as batches:
@@ -143,6 +179,15 @@ class FirstRows:
         if not self.is_full:
             self._seen.append(x)
             self.is_full = sum(map(len, self._seen)) >= limits.MAX_EVALUATED
+
+    def state(self) -> dict[str, Tensor]:
+        """They, once no more are taken."""
+        return {"first rows": self.batch().x} if self.is_full else {}
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take over what :meth:`state` returned."""
+        if "first rows" in state:
+            self._seen, self.is_full = [state["first rows"].to(device)], True
 
     def batch(self) -> Batch:
         """At most ``MAX_EVALUATED`` of them."""

@@ -1,7 +1,7 @@
 """Batches of a stream, which has no length and no row numbers."""
 
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from pyro_vae.seeding import seeded
 
-from .batch import Batch, Part, bounds
+from .batch import Batch, Part, bounds, do_nothing
 from .loaders import FirstRows, opened, taken
 
 __all__ = ["StreamBatches"]
@@ -79,10 +79,14 @@ class StreamBatches:
     def __len__(self) -> int:
         return len(self._sizes)
 
-    def epoch(self, index: int) -> Generator[Batch, None, None]:
-        """The batches of one epoch."""
+    def epoch(
+        self, index: int, *, start: int = 0, at_start: Callable[[], None] = do_nothing
+    ) -> Generator[Batch, None, None]:
+        """The batches of one epoch; those before ``start`` are read too, and left out."""
         num_read, self._num_blocks = 0, 0
-        for size in self._sizes:
+        if start == 0:
+            at_start()
+        for number, size in enumerate(self._sizes):
             rows = self._next(size, index)
             if rows is None and num_read == 0:  # it ended with the epoch before
                 rows = self._next(size, index)
@@ -93,7 +97,10 @@ class StreamBatches:
             if rows is not None and not (self._merge_single and num_rows == 1 < size):
                 x = self._prepare(rows)
                 self._first.add(x)
-                yield Batch(taken(x, self._part), None, len(x))
+                if number >= start:
+                    yield Batch(taken(x, self._part), None, len(x))
+                elif number == start - 1:
+                    at_start()
             if num_rows < size:
                 self._tell(num_read, index)
                 break
@@ -102,6 +109,22 @@ class StreamBatches:
     def some_rows(self) -> Batch:
         """The first rows that the first epoch brought."""
         return self._first.batch()
+
+    def state(self) -> dict[str, Tensor]:
+        """The rows to evaluate on: where a stream stands it alone knows."""
+        return self._first.state()
+
+    def restore(self, state: Mapping[str, Tensor], device: torch.device) -> None:
+        """Take over the rows to evaluate on; the stream is read from its start, which is told."""
+        self._first.restore(state, device)
+        logger.warning(
+            "x is read from its start: a stream cannot say where it stood when the fit stopped. "
+            "The fit is the uninterrupted one only where an epoch is the whole stream."
+        )
+
+    def digest(self) -> str:
+        """How many rows an epoch has: a stream cannot be read twice."""
+        return f"a stream of {self._num_data} rows an epoch"
 
     def close(self) -> None:
         """Close the stream; a further epoch opens it again."""

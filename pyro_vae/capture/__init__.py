@@ -5,10 +5,12 @@ from .compiler import compiled as compiled
 from .graph import Captured as Captured
 from .graph import NotCapturable as NotCapturable
 from .graph import capture as capture
+from .program_state import modules_of as modules_of
 from .state import is_capturing as is_capturing
 from .table import Graph as Graph
 from .table import GraphTable as GraphTable
 from .table import Programs as Programs
+from .unchanged import Unchanged as Unchanged
 
 __all__ = [
     "Arguments",
@@ -17,7 +19,9 @@ __all__ = [
     "GraphTable",
     "NotCapturable",
     "Programs",
+    "Unchanged",
     "capture",
     "compiled",
     "is_capturing",
+    "modules_of",
 ]

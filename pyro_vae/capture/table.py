@@ -95,6 +95,32 @@ class GraphTable:
         self._compiled_for: set[Hashable] = set()
         self._told: set[Hashable] = set()
         self._changes: dict[Hashable, int] = {}
+        self._known_runs: dict[str, int] = {}
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """How often the programs ran on each kind of arguments before there was a graph for it.
+
+        For :meth:`expect` in another process; -1 where there is a graph.
+        """
+        found = dict(self._known_runs)
+        for key, entry in self._entries.items():
+            found[_word(key)] = -1 if entry.graph is not None else entry.runs
+        return found
+
+    def expect(self, runs: dict[str, int]) -> None:
+        """Compile for each kind of arguments when a table with these :attr:`runs` would.
+
+        What is compiled differs in the last bits from what is not, and a fit that was stopped has
+        to go on with the same bits.
+        """
+        self._known_runs = dict(runs)
+
+    def expects(self, programs: Programs, arguments: Arguments) -> bool:
+        """Whether there was a graph for this call in the table whose runs are known."""
+        key = (programs, arguments.key)
+        entry = self._entries.get(key) if arguments.key is not None else None
+        return self._known_runs.get(_word(key)) == -1 and entry is None
 
     @property
     def num_graphs(self) -> int:
@@ -132,8 +158,11 @@ class GraphTable:
             return None
         if entry.graph is None:
             of_these = [k for k, e in self._entries.items() if e.graph and _same(k, programs)]
-            is_first = programs[:3] not in self._compiled_for
-            enough = 1 if is_first else RUNS_BEFORE_A_FURTHER_GRAPH
+            is_first = programs[:3] not in self._compiled_for and -1 not in (
+                self._known_runs.values()
+            )
+            was_compiled = self._known_runs.get(_word(key)) == -1
+            enough = 1 if is_first or was_compiled else RUNS_BEFORE_A_FURTHER_GRAPH
             if entry.runs < enough or len(of_these) >= MOST_GRAPHS:
                 return None
             try:
@@ -170,6 +199,8 @@ class GraphTable:
         }
         self._make_room()
         entry = self._entries.setdefault(key, _Entry())
+        if entry.runs == 0 and self._known_runs.get(_word(key), -1) > 0:
+            entry.runs = self._known_runs.pop(_word(key))
         entry.runs += 1
         entry.state = ProgramState(params, programs[:2], modules=ran.values())
         reason = None
@@ -239,6 +270,11 @@ def _key(programs: Programs, arguments: Arguments) -> Hashable | None:
     except TypeError:
         return None
     return None if arguments.key is None else key
+
+
+def _word(key: Any) -> str:
+    """A kind of arguments as a word that another process finds too: for what, and which shapes."""
+    return repr((key[0][2], key[1]))
 
 
 def _same(key: Any, programs: Programs) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pyro_vae.commands.data_choice import has_test_set, load_or_map, some_in_memory, split_seed
-from pyro_vae.commands.diagnosing import history_of, page_path
+from pyro_vae.commands.diagnosing import page_path
 from pyro_vae.commands.model_choice import heading, rebuild
 from pyro_vae.comparison import compare as compare_models
 from pyro_vae.datasets import Dataset
@@ -152,7 +152,7 @@ def _some(held_out: Dataset, options: Namespace) -> Dataset:
 
 def _with_seconds(vae: Any, run: RunDirectory) -> FitResult:
     """The fitted VAE with the time that it took, NaN where the run does not tell."""
-    history = history_of(run)
+    history = run.history()
     seconds = float("nan")
     if history is not None and "seconds" in history:
         seconds = float(history["seconds"].sum())

@@ -17,7 +17,7 @@ from pyro_vae.diagnosis import diagnose as diagnose_vae
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.vae import VAE
 
-__all__ = ["diagnose", "history_of", "page_path"]
+__all__ = ["diagnose", "page_path"]
 
 
 def diagnose(options: Namespace) -> int:
@@ -37,7 +37,7 @@ def diagnose(options: Namespace) -> int:
         vae,
         x,
         train=train.x.reshape(-1, *vae.event_shape),
-        history=history_of(run),
+        history=run.history(),
         num_data=options.num_data,
         num_samples=options.num_samples,
         seed=options.seed,
@@ -66,24 +66,6 @@ def page_path(wanted: str | None, usual: Path) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must lie in a folder that exists; got {path}.")
     return path
-
-
-def history_of(run: RunDirectory) -> pd.DataFrame | None:
-    """The history of a run; None if its fit did not get so far.
-
-    Raises:
-        ValueError: If the file holds no table.
-    """
-    path = run.file("history.csv")
-    if not path.exists():
-        return None
-    try:
-        return pd.read_csv(path)
-    except ValueError as error:  # pandas has its own kinds, which do not tell the path
-        raise ValueError(
-            f"history must be a table; got {path}, which is none: {error} Delete the file to "
-            "diagnose without a history, or fit again."
-        ) from error
 
 
 def _rows_of(file: str, config: Mapping[str, Any], vae: VAE) -> Tensor:

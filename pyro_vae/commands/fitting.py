@@ -52,8 +52,8 @@ def fit(options: Namespace) -> None:
         # Data that p(x|z) cannot have are told before there is a directory, where they are few.
         vae.prepare(some_in_memory(train))
         resolve_device(vae, options.device)  # a wrong one is told before there is a directory
-        run = _new_run(options) if processes.is_first else None
-        if run is not None:
+        run = _run(options) if processes.is_first else None
+        if run is not None and (options.resume is None or options.override):
             run.write_config(_resolved(settings, train, held_out))
 
         # Where the validation rows choose the epoch, the report needs others.
@@ -65,17 +65,18 @@ def fit(options: Namespace) -> None:
             learned_from,
             validation=validation,
             progress=shows_progress(options),
+            run_dir=run,
+            resume="override" if options.override else options.resume is not None,
             **training,
         )
-        if run is not None:
-            run.write_weights(vae)
-            run.write_table("history.csv", result.history)
     # The others are not needed any more, and need not wait.
     if run is not None:
         _report(run, options, settings, (train, held_out), result, processes)
 
 
-def _new_run(options: Namespace) -> RunDirectory:
+def _run(options: Namespace) -> RunDirectory:
+    if options.resume is not None:
+        return RunDirectory.continued(options.resume, name="resume")
     if options.out is not None:
         return RunDirectory.create(options.out)
     return RunDirectory.create_numbered("runs", _name(options))
@@ -111,7 +112,7 @@ def _report(
             *_variance_in_words(vae, terms),
             *_training_in_words(settings["fit"], terms),
             *gain,
-            *(["Ctrl-C ended the fit early."] if result.interrupted else []),
+            *_stops_in_words(result, run),
             f"{len(result.rows)} epochs in {result.seconds:.0f} s{shared}; "
             f"highest validation ELBO after epoch {result.best_epoch}, weights of epoch {kept}",
         ],
@@ -158,6 +159,8 @@ def _settings(options: Namespace) -> dict[str, Any]:
             "free_bits": options.free_bits,
             "clip_norm": options.clip_norm,
             "compile": options.compile,
+            "checkpoint_epochs": options.checkpoint_epochs,
+            "checkpoint_seconds": options.checkpoint_seconds,
             "patience": options.patience,
             "seed": options.seed,
             "device": options.device,
@@ -250,6 +253,16 @@ def _moments(q: Any) -> tuple[Tensor, Tensor]:
         centered = draws - draws.mean(0)
         covariances = torch.einsum("sni,snj->nij", centered, centered) / (len(draws) - 1)
         return draws.mean(0), covariances
+
+
+def _stops_in_words(result: FitResult, run: RunDirectory) -> list[str]:
+    """That the fit was resumed, or stopped and can be."""
+    lines = []
+    if result.resumed_after is not None:
+        lines.append(f"resumed after {result.resumed_after} full epochs")
+    if result.interrupted:
+        lines.append(f"Ctrl-C ended the fit early; pyro-vae fit --resume {run.path} goes on")
+    return lines
 
 
 def _training_in_words(fit: Mapping[str, Any], terms: list[xr.Dataset]) -> list[str]:

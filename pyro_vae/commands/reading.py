@@ -28,16 +28,54 @@ def info(options: Namespace) -> None:
     config = run.config()
     print(run.path)
     print()
-    print(run.report() or "The fit did not finish: no report.\n", end="")
+    print(run.report() or f"The fit did not finish. {_how_to_go_on(run)}\n", end="")
     print()
     for section in ("data", "model", "fit"):
         shown = (f"{key} = {_short(value)}" for key, value in config[section].items())
         print(f"{section:8}{', '.join(shown)}")
-    environment = run.environment()
-    versions = (f"{name} {version}" for name, version in environment["packages"].items())
-    print(f"made by {', '.join(versions)}, Python {environment['python']}")
+    for line in _environment_in_words(run):
+        print(line)
     files = sorted(path.name for path in run.path.iterdir() if not path.name.startswith("."))
     print(f"files   {', '.join(files)}")
+
+
+def _how_to_go_on(run: RunDirectory) -> str:
+    history = run.history()
+    done = 0 if history is None else len(history)
+    if run.states.exist:
+        return f"{done} epochs are done: pyro-vae fit --resume {run.path} goes on."
+    return "There is no state to go on from."
+
+
+def _environment_in_words(run: RunDirectory) -> list[str]:
+    """Seed, data, versions, machine: on what the bits of the result depend."""
+    environment = run.environment()
+    if environment is None:
+        return ["no environment.json: nobody knows by which versions it was made"]
+    lines = []
+    for facts, words in [
+        (environment, "made"),
+        *((each, "resumed") for each in _tables(environment.get("resumed"))),
+    ]:
+        packages = facts.get("packages")
+        versions = packages.items() if isinstance(packages, dict) else ()
+        by = ", ".join([*(f"{n} {v}" for n, v in versions), f"Python {facts.get('python')}"])
+        after = f" after epoch {facts['after_epoch']}" if "after_epoch" in facts else ""
+        lines.append(f"{words}{after} by {by}")
+        where = facts.get("gpu") or facts.get("cpu_capability")
+        lines.append(
+            f"        on {facts.get('platform')}, {where}, {facts.get('threads')} threads, "
+            f"{facts.get('processes')} processes, seed {facts.get('seed')}"
+        )
+        data = facts.get("data")
+        for name, digest in data.items() if isinstance(data, dict) else ():
+            lines.append(f"        {name}: {digest}")
+    return lines
+
+
+def _tables(value: Any) -> list[dict[str, Any]]:
+    """The tables in what should be a list of them."""
+    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def sample(options: Namespace) -> None:

@@ -6,7 +6,7 @@ one optimizer holds all of them, so that fused updates and the global norm are p
 """
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pyro
@@ -71,6 +71,8 @@ class OneTorchOptim(PyroOptim):
         self._params: list[Tensor] = []
         self._ids: set[int] = set()
         self._learning_rates: list[float] = []
+        self._saved: Mapping[str, Any] = {}
+        self._names: Mapping[int, str] = {}
 
     @property
     def params(self) -> list[Tensor]:
@@ -97,6 +99,63 @@ class OneTorchOptim(PyroOptim):
         # None rather than zeros: the next backward pass then stores instead of adding.
         for param in self._params:
             param.grad = None
+
+    def state(self, names: Mapping[int, str]) -> dict[str, Any]:
+        """What the torch optimizer remembers of each parameter, as plain data.
+
+        Args:
+            names: From the identity of each parameter to a name that is the same in every run.
+
+        Example:
+            >>> weight = torch.tensor([1.0], requires_grad=True)
+            >>> optim = OneTorchOptim(lambda params: torch.optim.SGD(params, lr=0.1, momentum=0.9))
+            >>> optim.state({id(weight): "weight"})
+            {}
+        """
+        if self._optimizer is None:
+            return dict(self._saved)
+        states = {
+            names[id(param)]: dict(self._optimizer.state.get(param, {})) for param in self._params
+        }
+        # What the parameters of a restored state remember that no step has handed over yet.
+        waiting = {name: kept for name, kept in self._waiting().items() if name not in states}
+        return {"kind": type(self._optimizer).__name__, "of_each": {**waiting, **states}}
+
+    def restore(self, state: Mapping[str, Any], names: Mapping[int, str]) -> None:
+        """Take over what :meth:`state` returned, for each parameter when it is first seen.
+
+        Args:
+            state: It.
+            names: As there.
+        """
+        self._saved, self._names = dict(state), dict(names)
+
+    def register(self, params: Iterable[Tensor]) -> None:
+        """Get to know parameters without a step, as the first step with them would."""
+        self._register(params)
+
+    def _waiting(self) -> dict[str, Any]:
+        of_each: dict[str, Any] = self._saved.get("of_each", {})
+        return of_each
+
+    def _take_over(self, new: list[Tensor]) -> None:
+        """Give new parameters the saved state of theirs."""
+        optimizer, waiting = self._optimizer, self._waiting()
+        known = {self._names.get(id(param)) for param in new} & waiting.keys()
+        if optimizer is None or not known:
+            return
+        kind = type(optimizer).__name__
+        if self._saved["kind"] != kind:
+            raise ValueError(
+                f"optimizer must be the {self._saved['kind']} whose state was saved; got {kind}."
+            )
+        # torch's own loading puts each value where its optimizer wants it.
+        content = optimizer.state_dict()
+        for index, param in enumerate(self._params):
+            name = self._names.get(id(param))
+            if name is not None and name in known:
+                content["state"][index] = dict(waiting[name])
+        optimizer.load_state_dict(content)
 
     def _step_divided(self, divisor: float, grads: list[Tensor]) -> None:
         """One step with the gradients divided by ``divisor``."""
@@ -131,6 +190,7 @@ class OneTorchOptim(PyroOptim):
             self._optimizer.add_param_group({"params": new})
         known = len(self._learning_rates)
         self._learning_rates += [group["lr"] for group in self._optimizer.param_groups[known:]]
+        self._take_over(new)
 
 
 def _global_norm(grads: list[Tensor]) -> float:

@@ -95,6 +95,41 @@ class Processes:
             dist.all_reduce(total)
         return total.to(tensor.device)
 
+    def every(self, tensor: Tensor) -> Tensor:
+        """The tensors of all processes, ``(size, *shape)``, bitwise the same on each.
+
+        Args:
+            tensor: Of whole numbers up to 2**31, of one shape on all processes.
+
+        Example:
+            >>> Processes().every(torch.tensor([3, 4], dtype=torch.uint8))
+            tensor([[3, 4]], dtype=torch.uint8)
+        """
+        own = tensor.new_zeros(self.size, *tensor.shape, dtype=torch.int32)
+        own[self.rank] = tensor
+        return self.sum_(own).to(tensor.dtype)
+
+    def first_says(self, data: bytes | None) -> bytes:
+        """The bytes that the first process has.
+
+        Args:
+            data: They; what the others pass is not read.
+
+        Example:
+            >>> Processes().first_says(b"state")
+            b'state'
+        """
+        data = data or b""
+        if self.size == 1:
+            return data
+        length = torch.tensor([len(data)], device="cpu")
+        self.broadcast([length])
+        content = torch.zeros(int(length), dtype=torch.uint8, device="cpu")
+        if self.is_first:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        self.broadcast([content])
+        return content.numpy().tobytes()
+
     def any(self, flag: bool) -> bool:  # noqa: FBT001 - as the built-in any
         """Whether the flag is up on any process."""
         return self.size > 1 and bool(self.sum(torch.tensor([flag], device="cpu").int())) or flag

@@ -1,0 +1,117 @@
+"""All that a fit needs to go on as if it had never stopped."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from torch import Tensor
+
+from .errors import CheckpointError
+
+__all__ = ["TrainingState"]
+
+
+@dataclass
+class TrainingState:
+    """A fit between two of its steps.
+
+    Attributes:
+        tensors: Parameters and buffers by name.
+        epoch: Full epochs that are done.
+        batch: Batches of the next epoch that are done.
+        sums: Loss of those batches in nats, a sum over data; and their rows.
+        optimizer: What :meth:`pyro_vae.optim.OneTorchOptim.state` returned.
+        random: Random states of each process, if a part of an epoch is done; otherwise they follow
+            from the seed. "cpu", and "cuda" where there is one: ``(processes, bytes)``.
+        batches: What the batches have as a state, such as that of a loader's generator.
+        num_skipped: Steps left out so far because the gradient was not finite.
+        skipped_in_a_row: How many of them were the last ones.
+        rows: History so far.
+        best: Parameters and buffers of the best epoch, by name.
+        best_epoch: Its number, 0 for none.
+        best_elbo: Its ELBO.
+        graphs: What a compiled fit knows of its batches' shapes.
+        seconds: Duration so far.
+        is_finished: Whether the fit has come to its end, by itself or by ``patience``.
+        stopped_early: Whether ``patience`` or a callback ended it.
+        columns: Names of the features.
+        start: Buffers as they were when the fit began, of those that no step has changed.
+        settings: What the fit was asked to do, and the data, in words.
+        environment: Versions and settings on which the bits of a result depend.
+
+    Example:
+        >>> import torch
+        >>> state = TrainingState(tensors={"weight": torch.ones(1)}, epoch=3)
+        >>> TrainingState.from_dict(state.to_dict(), "state.pt").epoch
+        3
+    """
+
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    epoch: int = 0
+    batch: int = 0
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    random: dict[str, Tensor] = field(default_factory=dict)
+    batches: dict[str, Tensor] = field(default_factory=dict)
+    num_skipped: int = 0
+    skipped_in_a_row: int = 0
+    rows: list[dict[str, float]] = field(default_factory=list)
+    best: dict[str, Tensor] = field(default_factory=dict)
+    best_epoch: int = 0
+    best_elbo: float = float("-inf")
+    graphs: dict[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+    is_finished: bool = False
+    stopped_early: bool = False
+    columns: list[str] | None = None
+    start: dict[str, Tensor] = field(default_factory=dict)
+    settings: dict[str, str] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain data, with tensors on the CPU."""
+        return {each.name: _on_cpu(getattr(self, each.name)) for each in fields(self)}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any], name: str) -> "TrainingState":
+        """From what :meth:`to_dict` made.
+
+        Args:
+            content: It.
+            name: What to call it in errors.
+
+        Raises:
+            CheckpointError: If a field is missing or of another type.
+        """
+        defaults = cls()
+        found: dict[str, Any] = {}
+        for each in fields(cls):
+            usual = getattr(defaults, each.name)
+            value = content.get(each.name, _MISSING)
+            kinds = (list, type(None)) if usual is None else (type(usual),)
+            if not isinstance(value, kinds) or not _holds_tensors(each.name, value):
+                got = "nothing" if value is _MISSING else f"a {type(value).__name__}"
+                raise CheckpointError(
+                    f"resume must find a whole state; {name} has {got} as its {each.name}."
+                )
+            found[each.name] = value
+        return cls(**found)
+
+
+_MISSING = object()
+
+TENSORS = {"tensors", "best", "start", "random", "batches"}
+
+
+def _holds_tensors(name: str, value: Any) -> bool:
+    return name not in TENSORS or all(isinstance(each, Tensor) for each in value.values())
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, dict):
+        return {key: _on_cpu(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_on_cpu(each) for each in value)
+    return value
