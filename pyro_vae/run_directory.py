@@ -2,7 +2,7 @@
 
 import json
 import math
-import tomllib
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,22 @@ import pandas as pd
 from torch import nn
 
 from pyro_vae import toml
-from pyro_vae.checkpoint import CheckpointError, StateFiles, load_weights, save_weights
+from pyro_vae.checkpoint import (
+    CheckpointError,
+    StateFiles,
+    copied_into,
+    load_weights,
+    named_tensors,
+    save_weights,
+)
 from pyro_vae.files import replaced_file, write_whole
 
 __all__ = ["RunDirectory"]
 
 FORMAT = 1
+
+MAX_BYTES = 2**28
+"""Largest text file that is read: a history of half a million epochs fits."""
 
 
 class RunDirectory:
@@ -76,12 +86,11 @@ class RunDirectory:
             FileExistsError: If there is something at ``path`` that no fit has written.
         """
         path = Path(path)
-        if not path.is_dir() or not ((path / "config.toml").exists() or StateFiles(path).exist):
-            if path.is_dir():
-                _remove_unfinished(path)
-            return cls.create(path, name=name)
-        _remove_unfinished(path)
-        return cls(path)
+        if path.is_dir() and _is_own(path):
+            _remove_unfinished(path)
+            if any(path.iterdir()):
+                return cls(path)
+        return cls.create(path, name=name)
 
     @classmethod
     def create_numbered(cls, parent: str | Path, name: str) -> "RunDirectory":
@@ -127,13 +136,13 @@ class RunDirectory:
         """
         path = self.file("config.toml")
         try:
-            config = tomllib.loads(path.read_text(encoding="utf-8"))
+            config = toml.read(path, name="run")
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
                 f"run must be a directory that 'pyro-vae fit' wrote; {self.path} has no "
                 "config.toml."
             ) from error
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise CheckpointError(f"config.toml of {self.path} is damaged: {error}") from error
         if config.get("format") != FORMAT:
             raise CheckpointError(
@@ -152,7 +161,7 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            found = json.loads(path.read_text("utf-8"))
+            found = json.loads(_text(path))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(found, dict):
@@ -178,7 +187,7 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            *lines, rest = path.read_text("utf-8").split("\n")
+            *lines, _ = _text(path).split("\n")
             rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
@@ -196,20 +205,49 @@ class RunDirectory:
         self._write_text("report.txt", text)
 
     def report(self) -> str:
-        """What ``report.txt`` holds, empty if the fit did not get so far."""
+        """What ``report.txt`` holds, empty if the fit did not get so far.
+
+        Raises:
+            CheckpointError: If it is no regular file, or no text.
+        """
         path = self.file("report.txt")
-        return path.read_text("utf-8") if path.exists() else ""
+        try:
+            return _text(path) if path.exists() else ""
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def write_weights(self, module: nn.Module) -> None:
         """Write ``weights.safetensors``."""
         save_weights(module, self.file("weights.safetensors"))
 
-    def read_weights(self, module: nn.Module) -> None:
-        """Read ``weights.safetensors`` into a module of the same make."""
-        load_weights(module, self.file("weights.safetensors"))
+    def read_weights(self, module: nn.Module, *, best: bool = False) -> None:
+        """Read the weights into a module of the same make.
+
+        Args:
+            module: Its tensors keep their identity, type and device.
+            best: Those of the best epoch, from ``state-best.pt``, in place of those with which the
+                fit ended, from ``weights.safetensors``.
+
+        Raises:
+            CheckpointError: If the file is not there, is damaged, or belongs to another module.
+        """
+        if best:
+            path = self.states.directory
+            copied_into(named_tensors(module), self.states.best_tensors(), str(path))
+        else:
+            load_weights(module, self.file("weights.safetensors"))
 
     def _write_text(self, name: str, text: str) -> None:
         write_whole(self.file(name), text.encode())
+
+
+def _text(path: Path) -> str:
+    """The text of a file, which a stranger may have made: a pipe would never end."""
+    if not path.is_file():
+        raise ValueError("it is no regular file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB.")
+    return path.read_text("utf-8")
 
 
 def _line(row: Mapping[str, float]) -> str:
@@ -220,8 +258,22 @@ def _line(row: Mapping[str, float]) -> str:
     return json.dumps(values) + "\n"
 
 
+UNFINISHED = re.compile(
+    r"\.(config-.*toml|environment-.*json|metrics-.*jsonl|weights-.*safetensors"
+    r"|state-.*(pt|sha256|new)|summary-.*csv|report-.*txt|.*-.*png)"
+)
+"""Names of temporary files."""
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a fit has written to a directory, even if it was killed at once."""
+    if (path / "config.toml").is_file() or StateFiles(path).exist:
+        return True
+    return all(UNFINISHED.fullmatch(each.name) for each in path.iterdir())
+
+
 def _remove_unfinished(path: Path) -> None:
     """Delete the temporary files of a process that was killed while it wrote."""
-    for stem in ("config", "environment", "metrics", "weights", "state", "summary", "report"):
-        for file in path.glob(f".{stem}*"):
-            file.unlink(missing_ok=True)
+    for each in path.iterdir():
+        if UNFINISHED.fullmatch(each.name) and each.is_file() and not each.is_symlink():
+            each.unlink(missing_ok=True)

@@ -1,11 +1,51 @@
-"""Writing TOML, which Python can only read. Covers what a configuration holds."""
+"""TOML files: writing them, which Python cannot, and reading those of strangers."""
 
 import json
 import math
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-__all__ = ["dumps"]
+__all__ = ["dumps", "read"]
+
+MAX_BYTES = 2**24
+"""Largest file that is read: a standardization of 300 000 features fits."""
+
+
+def read(path: str | Path, *, name: str = "config") -> dict[str, Any]:
+    r"""What a TOML file holds.
+
+    Args:
+        path: The file.
+        name: What to call the argument in errors.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is a folder, a pipe or a device, is larger than 16 MiB, or is no TOML.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "config.toml"
+        >>> _ = path.write_text("[model]\nlatent_dim = 2\n")
+        >>> read(path)
+        {'model': {'latent_dim': 2}}
+    """
+    path = Path(path)
+    wrong = f"{name} must be a TOML file; got {path}"
+    if not path.exists():
+        raise FileNotFoundError(f"{wrong}, which is not there.")
+    if not path.is_file():
+        raise ValueError(f"{wrong}, which is no regular file.")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{wrong}, which has more than {MAX_BYTES >> 20} MiB.")
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{wrong}, whose brackets are nested too deep.") from None
+    # Of bytes that are no text and of numbers with thousands of digits, too.
+    except ValueError as error:
+        raise ValueError(f"{wrong}: {error}") from error
 
 
 def dumps(config: Mapping[str, Any]) -> str:

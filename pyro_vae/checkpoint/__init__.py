@@ -3,6 +3,7 @@
 from .errors import CheckpointError as CheckpointError
 from .state_files import StateFiles as StateFiles
 from .tensors import as_module as as_module
+from .tensors import buffers_kept as buffers_kept
 from .tensors import copied_into as copied_into
 from .tensors import named_tensors as named_tensors
 from .training_state import TrainingState as TrainingState
@@ -14,6 +15,7 @@ __all__ = [
     "StateFiles",
     "TrainingState",
     "as_module",
+    "buffers_kept",
     "copied_into",
     "load_weights",
     "named_tensors",

@@ -1,5 +1,6 @@
 """One state of a fit to and from disk, with a digest beside it."""
 
+import errno
 import hashlib
 import io
 import zipfile
@@ -17,6 +18,10 @@ __all__ = ["FORMAT", "digest_file", "packed", "read_state", "unpacked", "write_s
 
 FORMAT = 1
 """Number of the format of a state; a newer one is refused."""
+
+
+MAX_DIGEST_BYTES = 1000
+"""Most bytes of a file with a digest."""
 
 
 def packed(content: Mapping[str, Any]) -> bytes:
@@ -138,6 +143,8 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], str]:
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # a pipe would never end
+            raise OSError(errno.EINVAL, "no regular file")
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(
@@ -145,6 +152,8 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], str]:
         ) from error
     content = unpacked(data, str(path))
     try:
+        if digest_file(path).stat().st_size > MAX_DIGEST_BYTES or not digest_file(path).is_file():
+            raise OSError(errno.EINVAL, "no short regular file")
         known = digest_file(path).read_text("ascii")
     except (OSError, UnicodeDecodeError) as error:
         raise CheckpointError(

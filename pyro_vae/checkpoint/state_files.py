@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from .errors import CheckpointError
 from .state_file import digest_file, read_state, write_digest, write_state
 
@@ -63,6 +65,20 @@ class StateFiles:
         """
         path = self.directory / BEST
         self._digests[BEST] = write_state(content, path, before=self._digests.get(BEST))
+
+    def best_tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers of the best epoch, by name.
+
+        Raises:
+            CheckpointError: If there are none, or the file is damaged.
+        """
+        path = self.directory / BEST
+        tensors = read_state(path)[0].get("tensors")
+        if not isinstance(tensors, dict) or not all(
+            isinstance(each, Tensor) for each in tensors.values()
+        ):
+            raise CheckpointError(f"path must hold the weights of the best epoch; got {path}.")
+        return tensors
 
     def load(self) -> dict[str, Any]:
         """The last state, or the previous one where the last is damaged, with a warning.

@@ -1,6 +1,7 @@
 """The tensors of model and guide by name: what is trained, and what else networks remember."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from pyro_vae.capture import modules_of
 
 from .errors import CheckpointError
 
-__all__ = ["as_module", "copied_into", "is_copyable", "named_tensors"]
+__all__ = ["as_module", "buffers_kept", "copied_into", "is_copyable", "named_tensors"]
 
 
 def as_module(programs: Any) -> nn.Module:
@@ -46,6 +47,27 @@ def named_tensors(module: nn.Module) -> dict[str, Tensor]:
         ['weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked']
     """
     return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+
+
+@contextmanager
+def buffers_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Put buffers back on leaving, as after a look at programs that has to leave no trace.
+
+    BatchNorm's averages learn from every run in which no mode holds them.
+
+    Example:
+        >>> net = nn.BatchNorm1d(2)
+        >>> with buffers_kept([net]):
+        ...     _ = net(torch.ones(3, 2))
+        >>> net.running_mean
+        tensor([0., 0.])
+    """
+    buffers = dict(nn.ModuleList(modules).named_buffers())
+    before = {name: buffer.detach().clone() for name, buffer in buffers.items()}
+    try:
+        yield
+    finally:
+        copied_into(buffers, before, "the look")
 
 
 def copied_into(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor], what: str) -> None:

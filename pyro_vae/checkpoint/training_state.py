@@ -34,7 +34,6 @@ class TrainingState:
         seconds: Duration so far.
         is_finished: Whether the fit has come to its end, by itself or by ``patience``.
         stopped_early: Whether ``patience`` or a callback ended it.
-        columns: Names of the features.
         start: Buffers as they were when the fit began, of those that no step has changed.
         settings: What the fit was asked to do, and the data, in words.
         environment: Versions and settings on which the bits of a result depend.
@@ -63,7 +62,6 @@ class TrainingState:
     seconds: float = 0.0
     is_finished: bool = False
     stopped_early: bool = False
-    columns: list[str] | None = None
     start: dict[str, Tensor] = field(default_factory=dict)
     settings: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -88,8 +86,7 @@ class TrainingState:
         for each in fields(cls):
             usual = getattr(defaults, each.name)
             value = content.get(each.name, _MISSING)
-            kinds = (list, type(None)) if usual is None else (type(usual),)
-            if not isinstance(value, kinds) or not _holds_tensors(each.name, value):
+            if not isinstance(value, type(usual)) or not _holds_tensors(each.name, value):
                 got = "nothing" if value is _MISSING else f"a {type(value).__name__}"
                 raise CheckpointError(
                     f"resume must find a whole state; {name} has {got} as its {each.name}."

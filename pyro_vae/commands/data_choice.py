@@ -9,9 +9,11 @@ import torch
 
 from pyro_vae import datasets
 from pyro_vae.arguments import did_you_mean
+from pyro_vae.config_file import check_settings, check_sizes
 from pyro_vae.datasets import Dataset, MappedDataset, Scaling
 
 __all__ = [
+    "DTYPES",
     "Data",
     "as_images",
     "data_settings",
@@ -28,6 +30,9 @@ Data = Dataset | MappedDataset
 
 MAPPED_ABOVE_BYTES = 2**30
 """A larger .npy file is mapped and read row by row, not loaded."""
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+"""By the names that a configuration may hold: a table, and nothing that a name could look up."""
 
 IMAGE_SETS: dict[str, Callable[..., Dataset]] = {
     "mnist": datasets.mnist,
@@ -80,8 +85,9 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
     train: Data
     held_out: Data
     wanted = settings["data"]
+    check_settings(settings, sections=("data", "fit"))
     source = wanted["source"]
-    dtype = getattr(torch, settings.get("model", {}).get("dtype", "float32"))
+    dtype = _dtype(settings)
     if has_test_set(source):
         load = IMAGE_SETS[source]
         train, held_out = (
@@ -108,6 +114,8 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
                     source, scaling=scaling, labels=labels, key=key, dtype=dtype
                 )
         train, held_out = data.split(held_out=wanted["held_out"], seed=split_seed(settings))
+    if "latent_dim" in settings.get("model", {}):
+        check_sizes(settings["model"], train.event_shape)
     if wanted.get("scaling") is not None:
         # Written for the shape that the networks took, read before the data are given it.
         scaling = Scaling.from_dict(wanted["scaling"]).reshape(*train.event_shape)
@@ -152,6 +160,13 @@ def picture_settings(
     """Image shape and column names of a run's data, where they have any."""
     shape, columns = config["data"].get("image_shape"), config["data"].get("columns")
     return None if shape is None else tuple(shape), None if columns is None else tuple(columns)
+
+
+def _dtype(settings: Mapping[str, Any]) -> torch.dtype:
+    name = settings.get("model", {}).get("dtype", "float32")
+    if name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {name!r}.")
+    return DTYPES[name]
 
 
 def _is_large(source: str) -> bool:

@@ -39,6 +39,10 @@ MAX_REPORTED = 10_000
 """Rows on which the report evaluates the ELBO; enough for a standard error below a nat."""
 
 
+MAX_NAME = 100
+"""Characters of a run's name: a file system has a limit, and a number may follow."""
+
+
 def fit(options: Namespace) -> None:
     """``pyro-vae fit``, by one process or by those that ``torchrun`` started."""
     with started(device=options.device) as processes, one_speaks(processes):
@@ -128,7 +132,7 @@ def _name(options: Namespace) -> str:
     parts = [Path(options.data).stem, f"k{options.latent_dim}", options.family]
     parts += [options.prior] if options.prior != "standard" else []
     parts += [options.likelihood] if options.likelihood != "gaussian" else []
-    return "-".join(parts).replace(":", "")
+    return "-".join(parts).replace(":", "")[:MAX_NAME]
 
 
 def _settings(options: Namespace) -> dict[str, Any]:

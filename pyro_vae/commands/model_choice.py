@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae import families, likelihoods, networks, priors
-from pyro_vae.commands.data_choice import Data, picture_settings, some_in_memory
+from pyro_vae.commands.data_choice import DTYPES, Data, picture_settings, some_in_memory
+from pyro_vae.config_file import check_settings
 from pyro_vae.kinds import FAMILIES, LIKELIHOODS, PRIORS, parse_kind
 from pyro_vae.ready_made import make_vae
 from pyro_vae.run_directory import RunDirectory
@@ -113,18 +114,19 @@ def build(model: Mapping[str, Any], data: Data, *, seed: int) -> VAE:
             vae.q_z_given_x, some_in_memory(data).x, num_components=int(number or 0), seed=seed
         )
         vae = vae.with_prior(prior)
-    return vae.to(getattr(torch, model["dtype"]))
+    return vae.to(DTYPES[model["dtype"]])
 
 
 def rebuild(run: RunDirectory, config: Mapping[str, Any]) -> VAE:
     """The fitted VAE of a run, without its data."""
+    check_settings(config, sections=("data", "model"), name=f"config.toml of {run.path}")
     model, event_shape = config["model"], tuple(config["data"]["event_shape"])
     vae = _without_pseudo_inputs(model, event_shape, seed=0)
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":
         none = torch.zeros(int(number or 0), *event_shape, device="cpu")
         vae = vae.with_prior(priors.VampPrior(vae.q_z_given_x, none))
-    vae = vae.to(getattr(torch, model["dtype"]))
+    vae = vae.to(DTYPES[model["dtype"]])
     run.read_weights(vae)
     _, vae.columns = picture_settings(config)
     vae.eval()

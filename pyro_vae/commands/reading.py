@@ -15,6 +15,7 @@ from pyro_vae.commands.data_choice import load_or_map, picture_settings, some_in
 from pyro_vae.commands.model_choice import rebuild
 from pyro_vae.datasets import Scaling
 from pyro_vae.files import replaced_file
+from pyro_vae.html_report import printable
 from pyro_vae.report import mean_and_error, with_error
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
@@ -28,15 +29,17 @@ def info(options: Namespace) -> None:
     config = run.config()
     print(run.path)
     print()
-    print(run.report() or f"The fit did not finish. {_how_to_go_on(run)}\n", end="")
+    print(printable(run.report()) or f"The fit did not finish. {_how_to_go_on(run)}\n", end="")
     print()
     for section in ("data", "model", "fit"):
-        shown = (f"{key} = {_short(value)}" for key, value in config[section].items())
-        print(f"{section:8}{', '.join(shown)}")
+        found = config.get(section)
+        if isinstance(found, dict):
+            shown = (f"{key} = {_short(value)}" for key, value in found.items())
+            print(printable(f"{section:8}{', '.join(shown)}"))
     for line in _environment_in_words(run):
-        print(line)
+        print(printable(line))
     files = sorted(path.name for path in run.path.iterdir() if not path.name.startswith("."))
-    print(f"files   {', '.join(files)}")
+    print(printable(f"files   {', '.join(files)}"))
 
 
 def _how_to_go_on(run: RunDirectory) -> str:

@@ -9,16 +9,47 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from .checksums import SHA256, sha256_of
 
-__all__ = ["VARIABLE", "data_root", "fetch", "missing_error"]
+__all__ = ["DRIVE", "VARIABLE", "RemoteFile", "data_root", "fetch", "missing_error"]
 
 VARIABLE = "PYRO_VAE_DATA"
 
-# Only needed to get at the data that they hold.
-ARCHIVES = (".zip", ".gz")
+DRIVE = "https://drive.google.com/uc?id="
+"""How addresses on Google Drive begin, which torchvision leaves to the package gdown."""
+
+FAILURES = (
+    OSError,
+    RuntimeError,  # torchvision: a wrong MD5 sum, no gdown
+    ValueError,
+    http.client.HTTPException,
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+)
+"""What goes wrong in downloading and unpacking."""
+
+
+class NotArrivedError(OSError):
+    """What each address of a file answered."""
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file to download.
+
+    Attributes:
+        name: Its name, under which its SHA-256 sum is known.
+        urls: Where it is; the next is tried where one fails.
+        md5: The sum that torchvision compares.
+    """
+
+    name: str
+    urls: tuple[str, ...]
+    md5: str
 
 
 def data_root(root: str | os.PathLike[str] | None) -> Path:
@@ -61,48 +92,95 @@ def missing_error(name: str, folder: Path, files: Sequence[str]) -> FileNotFound
     )
 
 
-def fetch(name: str, root: Path, *, source: str, download: Callable[[str], object]) -> None:
+def fetch(
+    name: str,
+    root: Path,
+    *,
+    folder: str,
+    files: Sequence[RemoteFile],
+    unpack: Callable[[Path, Path], None],
+) -> None:
     """Download a data set beside its place, then move what is complete into it.
 
     A download that breaks off leaves the place as it was: each file arrives by one rename, and
-    only after all of them were downloaded, verified and unpacked.
+    only after all of them were downloaded, found to have the sums in :data:`SHA256`, and unpacked.
+    torchvision transfers the files; it unpacks nothing.
 
     Args:
-        name: Name of the data set, for errors.
+        name: Name of the data set, under which its sums are known.
         root: The folder that holds the data sets; it is made if need be.
-        source: Where the data come from, for errors.
-        download: Downloads and verifies the data set under the folder that it is given.
+        folder: Where in it the unpacked files go.
+        files: What to download.
+        unpack: Makes files in the second folder out of the downloads in the first.
 
     Raises:
-        OSError: If there is no network, the source fails, or ``root`` cannot be written.
+        OSError: If there is no network, no source has what was asked for, or ``root`` cannot be
+            written. Address, file and target are named.
     """
-    staging: str | None = None
+    staging: Path | None = None
+    source, target, what = _sources(files), root, ""
     try:
         root.mkdir(parents=True, exist_ok=True)
-        staging = tempfile.mkdtemp(prefix=".download-", dir=root)
-        # torchvision makes tensors while it verifies, and must not make them elsewhere.
-        with torch.device("cpu"):
-            download(staging)
-        for path in sorted(Path(staging).rglob("*")):
-            if path.is_file() and path.suffix not in ARCHIVES:
-                target = root / path.relative_to(staging)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                path.replace(target)
-    # torchvision raises RuntimeError when every mirror failed or a checksum is wrong.
-    except (
-        OSError,
-        RuntimeError,
-        http.client.HTTPException,
-        zipfile.BadZipFile,
-        zlib.error,
-        EOFError,
-    ) as error:
+        staging = Path(tempfile.mkdtemp(prefix=".download-", dir=root))
+        arrived, unpacked = staging / "arrived", staging / "unpacked"
+        arrived.mkdir()
+        unpacked.mkdir()
+        target = root / folder
+        for file in files:
+            source, what = _sources([file]), f"{file.name}: "
+            _download(name, file, arrived)
+        source, what = _sources(files), ""
+        unpack(arrived, unpacked)
+        for path in sorted(unpacked.rglob("*")):
+            if path.is_file():
+                place = target / path.relative_to(unpacked)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(place)
+    except FAILURES as error:
         raise OSError(
-            f"{name} could not be downloaded from {source} into {root}: "
-            f"{type(error).__name__}: {str(error).strip().rstrip('.')}. No partial file was left "
-            "behind. Look at the network and at the folder's permissions, or copy the files there "
-            "by hand; datasets.digits() needs neither."
+            f"{name} could not be downloaded from {source} into {target}: {what}{_said(error)}. "
+            "No partial file was left behind. Look at the network and at the folder's "
+            "permissions, or copy the files there by hand; datasets.digits() needs neither."
         ) from error
     finally:
         if staging is not None:
             shutil.rmtree(staging, ignore_errors=True)
+
+
+def _download(name: str, file: RemoteFile, folder: Path) -> None:
+    """One file from the first address that has it."""
+    reasons: list[str] = []
+    path = folder / file.name
+    for url in file.urls:
+        try:
+            _transfer(url, folder, file)
+            found, wanted = sha256_of(path), SHA256[name][file.name]
+            if found == wanted:
+                return
+            reasons.append(f"its SHA-256 sum must be {wanted}; got {found}")
+        except FAILURES as error:
+            reasons.append(_said(error))
+        path.unlink(missing_ok=True)
+    raise NotArrivedError("; ".join(reasons))
+
+
+def _transfer(url: str, folder: Path, file: RemoteFile) -> None:
+    # torchvision takes seconds to import, and only a download needs it.
+    from torchvision.datasets import utils
+
+    if url.startswith(DRIVE):
+        utils.download_file_from_google_drive(
+            url.removeprefix(DRIVE), folder, filename=file.name, md5=file.md5
+        )
+    else:
+        utils.download_url(url, folder, filename=file.name, md5=file.md5)
+
+
+def _sources(files: Sequence[RemoteFile]) -> str:
+    urls = [url for file in files for url in file.urls]
+    return ", ".join(f"{url} (Google Drive)" if url.startswith(DRIVE) else url for url in urls)
+
+
+def _said(error: BaseException) -> str:
+    text = str(error).strip().rstrip(".")
+    return text if isinstance(error, NotArrivedError) else f"{type(error).__name__}: {text}"

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from .archives import Zip
 from .arrays import as_tensor
 from .dataset import Dataset
-from .downloads import data_root, fetch, missing_error
+from .downloads import DRIVE, RemoteFile, data_root, fetch, missing_error
 from .scaling import Scaling
 
 __all__ = ["celeba"]
@@ -21,6 +23,17 @@ SPLITS = {"train": ("0",), "valid": ("1",), "test": ("2",), "all": ("0", "1", "2
 # Width and height of the aligned photographs, and of the square around the face that is kept.
 PHOTOGRAPH = (178, 218)
 CROP = 148
+
+ARCHIVE, PARTITION = "img_align_celeba.zip", "list_eval_partition.txt"
+
+MAX_LIST_BYTES = 2**25
+"""Largest size of the list of images; that of CelebA has 2.8 MB."""
+
+MAX_IMAGE_BYTES = 2**20
+"""Largest size of an image in a download."""
+
+FORMATS = ("JPEG", "PNG")
+"""What photographs are read as; Pillow would hand others to programs outside of Python."""
 
 
 def celeba(
@@ -91,17 +104,21 @@ def celeba(
 
 def _missing(folder: Path, split: str, limit: int | None) -> list[str]:
     """The files that are needed and not there."""
-    if not (folder / "list_eval_partition.txt").is_file():
-        return ["list_eval_partition.txt", "img_align_celeba"]
+    if not (folder / PARTITION).is_file():
+        return [PARTITION, "img_align_celeba"]
     names = [f"img_align_celeba/{name}" for name in _partition(folder, split, limit)]
     return [name for name in names if not (folder / name).is_file()]
 
 
 def _partition(folder: Path, split: str, limit: int | None) -> list[str]:
     """Image names of a split; each line of the file is a name and 0, 1 or 2."""
-    path = folder / "list_eval_partition.txt"
+    path = folder / PARTITION
     names: list[str] = []
-    lines = path.read_text(encoding="utf-8").splitlines()
+    size = path.stat().st_size
+    if size > MAX_LIST_BYTES:
+        raise ValueError(f"{path} must have at most {MAX_LIST_BYTES} bytes; got {size}.")
+    # Foreign bytes become a sign that no image name holds, and a line that is shown.
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, start=1):
         words = line.split()
         # A name with a folder in it could lead anywhere.
@@ -123,15 +140,23 @@ def _photograph(path: Path, size: int) -> np.ndarray[Any, Any]:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
-            image = file.convert("RGB")
-    except OSError as error:
+        with Image.open(path, formats=FORMATS) as file:
+            width, height = file.size
+            # Before anything is unpacked, so that a forged size costs no memory.
+            image = file.convert("RGB") if (width, height) == PHOTOGRAPH else None
+    # Pillow's readers raise these for a damaged file, the last two for one of enormous size.
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+        Image.DecompressionBombWarning,
+    ) as error:
         raise ValueError(
             f"{path} must be a complete image; got {error}. Delete it, and use download=True or "
             "another copy."
         ) from error
-    width, height = image.size
-    if (width, height) != PHOTOGRAPH:
+    if image is None:
         raise ValueError(
             f"{path} must be an aligned photograph of 178 x 218 pixels; got {width} x {height}."
         )
@@ -145,9 +170,19 @@ def _download(base: Path) -> None:
     # torchvision takes seconds to import, and only a download needs it.
     from torchvision.datasets import CelebA
 
-    fetch(
-        "celeba",
-        base,
-        source="Google Drive (https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html)",
-        download=lambda folder: CelebA(folder, split="all", download=True),
-    )
+    files = [
+        RemoteFile(name, (f"{DRIVE}{number}",), md5)
+        for number, md5, name in CelebA.file_list
+        if name in (ARCHIVE, PARTITION)
+    ]
+    fetch("celeba", base, folder="celeba", files=files, unpack=_unpack)
+
+
+def _unpack(arrived: Path, unpacked: Path) -> None:
+    """The list, and the images that it names."""
+    shutil.copyfile(arrived / PARTITION, unpacked / PARTITION)
+    photographs = unpacked / "img_align_celeba"
+    photographs.mkdir()
+    with Zip.opened(arrived / ARCHIVE) as archive:
+        for name in _partition(arrived, "all", None):
+            archive.unpack(f"img_align_celeba/{name}", photographs / name, most=MAX_IMAGE_BYTES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ import torch
 
 from .arrays import as_tensor, check_gray_levels
 from .dataset import Dataset
+from .declared import check_cells, check_npy, check_unpacked
 from .scaling import Scaling
 
 __all__ = ["from_file", "mapped_npy"]
@@ -22,7 +25,21 @@ __all__ = ["from_file", "mapped_npy"]
 SUFFIXES = (".npy", ".npz", ".csv")
 
 # What numpy and zipfile raise over a file that is empty, cut short, altered or foreign.
-DAMAGE = (ValueError, EOFError, OSError, MemoryError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    ValueError,
+    TypeError,
+    EOFError,
+    OSError,
+    MemoryError,
+    RuntimeError,  # an archive with a password; a header of too many brackets
+    SyntaxError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+OF_OBJECTS = re.compile("Object arrays|Python objects|holds objects|pickled")
+"""How it is told that an array is one of objects."""
 
 
 def from_file(
@@ -121,8 +138,9 @@ def mapped_npy(path: Path) -> np.ndarray[Any, Any]:
     """
     _check_file(path)
     try:
-        # A memory map compares the header with the file's size before anything is allocated, and
-        # cannot hold objects at all.
+        with path.open("rb") as file:
+            check_npy(file, path.stat().st_size)
+        # A memory map cannot hold objects at all.
         return np.lib.format.open_memmap(path, mode="r")
     except DAMAGE as error:
         raise _damaged(path, error) from error
@@ -130,7 +148,9 @@ def mapped_npy(path: Path) -> np.ndarray[Any, Any]:
 
 def _check_file(path: Path) -> None:
     if not path.is_file():
-        kind = "a folder" if path.is_dir() else "no such file"
+        # A pipe would wait for ever, and a device has no end.
+        special = "no regular file" if path.exists() else "no such file"
+        kind = "a folder" if path.is_dir() else special
         raise FileNotFoundError(f"path must be a file; got {path}, {kind}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{path} must hold data; got an empty file.")
@@ -141,12 +161,13 @@ def _read_npz(
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any] | None]:
     # Opened here, because numpy leaves a damaged file open.
     with path.open("rb") as file:
+        if file.read(6) == np.lib.format.MAGIC_PREFIX:
+            raise ValueError(f"{path} must be an archive of arrays; got one array. Name it .npy.")
+        file.seek(0)
         try:
             archive = np.load(file, allow_pickle=False)
         except DAMAGE as error:
             raise _damaged(path, error) from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"{path} must be an archive of arrays; got one array. Name it .npy.")
         names = list(archive.files)
         others = [name for name in names if name != labels]
         if key is None:
@@ -158,17 +179,35 @@ def _read_npz(
                     f"arrays in {path.name}; got {wanted!r}."
                 )
         try:
-            raw = archive[key]
-            marks = None if labels is None else archive[labels]
+            raw = _array(archive, key, path)
+            marks = None if labels is None else _array(archive, labels, path)
         except DAMAGE as error:
             raise _damaged(path, error) from error
     return raw, None if marks is None else _codes(marks)
 
 
+def _array(archive: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
+    """An array of an archive, whose claims are looked at first."""
+    listed = archive.zip.namelist()
+    member = archive.zip.getinfo(f"{name}.npy" if f"{name}.npy" in listed else name)
+    check_unpacked(member, path.stat().st_size)
+    with archive.zip.open(member) as file:
+        check_npy(file, member.file_size)
+    with archive.zip.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
 def _read_csv(path: Path, labels: str | None) -> tuple[pd.DataFrame, np.ndarray[Any, Any] | None]:
     try:
+        first = pd.read_csv(path, nrows=1, compression=None)
+        # Where pandas takes columns for row names, the error below is raised instead.
+        check_cells(path, first.shape[1])
         # Whole columns at a time, or a long one could change its type half way.
-        table = pd.read_csv(path, low_memory=False)
+        table = (
+            pd.read_csv(path, low_memory=False, compression=None)
+            if isinstance(first.index, pd.RangeIndex)
+            else first
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
         raise ValueError(
             f"{path} must be a comma-separated table in UTF-8 with a header row; got: "
@@ -213,7 +252,7 @@ def _codes(marks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 def _damaged(path: Path, error: BaseException) -> ValueError:
     text = str(error)
-    if "object" in text.lower():
+    if OF_OBJECTS.search(text):
         return ValueError(
             f"{path} must hold plain numbers; got pickled objects, which are never loaded because "
             "they could run code. Save it again after x.astype(float)."

@@ -7,15 +7,19 @@ from pathlib import Path
 
 import torch
 
+from .archives import Zip, unpack_gzip
 from .arrays import as_tensor
 from .dataset import Dataset
-from .downloads import data_root, fetch, missing_error
+from .downloads import RemoteFile, data_root, fetch, missing_error
 from .idx import read_idx
 from .scaling import Scaling
 
 __all__ = ["emnist", "fashion_mnist", "kmnist", "mnist"]
 
 EMNIST_SPLITS = ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+
+MAX_IDX_BYTES = 2**30
+"""Largest size of a file in a download; that of the largest, of EMNIST, is half of it."""
 
 
 def mnist(
@@ -247,16 +251,47 @@ def _complete(folder: Path, files: tuple[str, str]) -> bool:
 
 
 def _download(family: str, base: Path) -> None:
+    if family == "EMNIST":
+        _download_emnist(base)
+        return
     # torchvision takes seconds to import, and only a download needs it.
     from torchvision import datasets
 
-    # EMNIST has one archive of all splits; which one torchvision opens after it does not matter.
-    options = {"split": "mnist"} if family == "EMNIST" else {}
-    kind = getattr(datasets, family)
-    source = kind.url if family == "EMNIST" else ", ".join(kind.mirrors)
-    fetch(
-        family,
-        base,
-        source=source,
-        download=lambda folder: kind(folder, download=True, **options),
-    )
+    kinds = {
+        "MNIST": datasets.MNIST,
+        "FashionMNIST": datasets.FashionMNIST,
+        "KMNIST": datasets.KMNIST,
+    }
+    kind = kinds[family]
+    files = [
+        RemoteFile(name, tuple(f"{mirror}{name}" for mirror in kind.mirrors), md5)
+        for name, md5 in kind.resources
+    ]
+
+    def unpack(arrived: Path, unpacked: Path) -> None:
+        for file in files:
+            target = unpacked / file.name.removesuffix(".gz")
+            unpack_gzip(arrived / file.name, target, most=MAX_IDX_BYTES)
+
+    fetch(family, base, folder=f"{family}/raw", files=files, unpack=unpack)
+
+
+def _download_emnist(base: Path) -> None:
+    """One archive of all splits, each of its files compressed again."""
+    from torchvision import datasets
+
+    names = [
+        f"emnist-{split}-{part}-{kind}-ubyte"
+        for split in EMNIST_SPLITS
+        for part in ("train", "test")
+        for kind in ("images-idx3", "labels-idx1")
+    ]
+    archive = RemoteFile("gzip.zip", (datasets.EMNIST.url,), datasets.EMNIST.md5)
+
+    def unpack(arrived: Path, unpacked: Path) -> None:
+        with Zip.opened(arrived / archive.name) as opened:
+            for name in names:
+                with opened.member(f"gzip/{name}.gz") as packed:
+                    unpack_gzip(packed, unpacked / name, most=MAX_IDX_BYTES)
+
+    fetch("EMNIST", base, folder="EMNIST/raw", files=[archive], unpack=unpack)

@@ -6,6 +6,7 @@ from .sections import Measure as Measure
 from .sections import Picture as Picture
 from .sections import Section as Section
 from .sections import Table as Table
+from .text import printable as printable
 from .text import table_text as table_text
 from .text import verdicts_text as verdicts_text
 
@@ -16,6 +17,7 @@ __all__ = [
     "Section",
     "Table",
     "html_page",
+    "printable",
     "table_text",
     "verdicts_text",
 ]

@@ -1,15 +1,19 @@
 """Sections and tables as plain text."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 
 from .sections import Section, Table
 
-__all__ = ["decisive", "number_columns", "table_text", "verdicts_text"]
+__all__ = ["decisive", "number_columns", "printable", "table_text", "verdicts_text"]
 
 NUMBER = re.compile(
     r"[-−+]?(\d[\d.,]*|inf|nan)(e[-+]?\d+)?( ?%)?( ± [\d.]+(e[-+]?\d+)?( ?%)?)?|[-–]?"
 )
+
+TURNS = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+"""Kinds of signs that turn the order of what follows."""
 
 
 def verdicts_text(sections: Sequence[Section]) -> str:
@@ -35,7 +39,7 @@ def table_text(table: Table) -> str:
         b    -12.0
     """
     numeric = number_columns(table)
-    lines = [list(table.columns), *(list(row) for row in table.rows)]
+    lines = [list(map(_cell, line)) for line in (table.columns, *table.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(table.columns))]
     text = [
         "  ".join(
@@ -45,6 +49,29 @@ def table_text(table: Table) -> str:
         for line in lines
     ]
     return "\n".join([table.caption, *text] if table.caption else text)
+
+
+def printable(text: str) -> str:
+    r"""A text without signs that a terminal would obey, as a stranger's names may hold them.
+
+    Args:
+        text: Any; tabs and ends of lines stay.
+
+    Example:
+        >>> printable("a\tb\x1b[2Jc")
+        'a\tb\\x1b[2Jc'
+    """
+    return "".join(repr(sign)[1:-1] if _is_command(sign) else sign for sign in text)
+
+
+def _is_command(sign: str) -> bool:
+    if sign in "\t\n":
+        return False
+    return unicodedata.category(sign) in {"Cc", "Cs"} or unicodedata.bidirectional(sign) in TURNS
+
+
+def _cell(text: str) -> str:
+    return printable(text).replace("\n", r"\n").replace("\t", r"\t")
 
 
 def decisive(section: Section) -> str:

@@ -2,7 +2,6 @@ import os
 import struct
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -276,45 +275,6 @@ def test_download_into_a_root_that_cannot_be_written_raises(tmp_path):
 def test_download_leaves_complete_data_alone(tmp_path):
     write_family(tmp_path, "MNIST")
     assert len(datasets.mnist(root=tmp_path, download=True)) == 5
-
-
-def test_download_makes_the_folders_that_it_needs(tmp_path, monkeypatch):
-    from torchvision.datasets import KMNIST
-
-    monkeypatch.setattr(KMNIST, "download", lambda self: write_family(Path(self.root), "KMNIST"))
-    with torch.device("meta"):
-        data = datasets.kmnist(root=tmp_path / "new" / "data", train=False, download=True)
-    assert len(data) == 3
-
-
-@pytest.mark.parametrize("fails", [False, True])
-def test_download_replaces_damaged_files_only_when_all_have_arrived(tmp_path, monkeypatch, fails):
-    from torchvision.datasets import MNIST
-
-    def download(self):
-        folder = self.raw_folder
-        for prefix, num_data in (("train", 6), ("t10k", 3)):
-            if fails and prefix == "t10k":
-                raise ConnectionResetError("half way")
-            write_family(Path(self.root), "MNIST", prefixes=[(prefix, num_data)])
-        (Path(folder) / "train-images-idx3-ubyte.gz").write_bytes(b"archive")
-
-    monkeypatch.setattr(MNIST, "download", download)
-    broken(tmp_path, "truncated")
-    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
-    if fails:
-        with pytest.raises(OSError, match="ConnectionResetError: half way. No partial file"):
-            datasets.mnist(root=tmp_path, download=True)
-        assert images.stat().st_size == 1000
-    else:
-        assert len(datasets.mnist(root=tmp_path, download=True)) == 6
-    assert sorted(path.name for path in (tmp_path / "MNIST" / "raw").iterdir()) == [
-        "t10k-images-idx3-ubyte",
-        "t10k-labels-idx1-ubyte",
-        "train-images-idx3-ubyte",
-        "train-labels-idx1-ubyte",
-    ]
-    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
 
 
 # Read at import, before the fixture above takes the variable away.
