@@ -22,19 +22,24 @@ if TYPE_CHECKING:
         plots,
         priors,
     )
+    from pyro_vae.checkpoint import CheckpointError
     from pyro_vae.comparison import compare
     from pyro_vae.compiled_svi import CompiledSVI
     from pyro_vae.diagnosis import diagnose
     from pyro_vae.export import to_arviz
     from pyro_vae.fit_result import FitResult
+    from pyro_vae.imputation import impute
     from pyro_vae.ready_made import bernoulli_vae, gaussian_vae, make_vae
+    from pyro_vae.run_directory import RunDirectory
     from pyro_vae.training import fit
     from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",
+    "CheckpointError",
     "CompiledSVI",
     "FitResult",
+    "RunDirectory",
     "baselines",
     "bernoulli_vae",
     "compare",
@@ -46,6 +51,7 @@ __all__ = [
     "fit",
     "gaussian_vae",
     "guides",
+    "impute",
     "likelihoods",
     "make_vae",
     "networks",
@@ -60,13 +66,16 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "VAE": "pyro_vae.vae",
+    "CheckpointError": "pyro_vae.checkpoint",
     "CompiledSVI": "pyro_vae.compiled_svi",
     "FitResult": "pyro_vae.fit_result",
+    "RunDirectory": "pyro_vae.run_directory",
     "bernoulli_vae": "pyro_vae.ready_made",
     "compare": "pyro_vae.comparison",
     "diagnose": "pyro_vae.diagnosis",
     "fit": "pyro_vae.training",
     "gaussian_vae": "pyro_vae.ready_made",
+    "impute": "pyro_vae.imputation",
     "make_vae": "pyro_vae.ready_made",
     "to_arviz": "pyro_vae.export",
 }

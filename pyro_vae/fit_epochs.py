@@ -105,6 +105,8 @@ class FitEpochs:
         self._loop.restore(state)
         self._done, self._seconds_before = state.epoch, state.seconds
         result = self._result
+        if state.is_finished:  # perhaps by patience, before the last epoch
+            self._done, result.stopped_early = self._epochs, state.stopped_early
         result.rows = [dict(row) for row in state.rows]
         result.best_epoch = state.best_epoch or None
         result.num_skipped, result.resumed_after = state.num_skipped, state.epoch
@@ -197,7 +199,6 @@ class FitEpochs:
 
     def _state(self, epoch: int) -> TrainingState:
         result = self._result
-        columns = getattr(result.vae, "columns", None)
         return TrainingState(
             **self._loop.state(),
             epoch=epoch,
@@ -206,7 +207,6 @@ class FitEpochs:
             seconds=self.seconds,
             is_finished=self._is_finished,
             stopped_early=result.stopped_early,
-            columns=None if columns is None else list(columns),
             start=self._known["constants"].unchanged(),
             settings=self._known["settings"],
             environment=self._known["environment"],

@@ -42,6 +42,7 @@ def fit(
     vae: Programs,
     x: Any,
     *,
+    mask: Any = None,
     validation: Any = None,
     epochs: int = 100,
     batch_size: int = 128,
@@ -88,7 +89,14 @@ def fit(
             :func:`pyro_vae.datasets.memory_mapped` or ``np.load(..., mmap_mode="r")`` opens it; or
             a torch ``Dataset``, ``IterableDataset`` or ``DataLoader`` that yields x or tuples
             with x first. A torch Dataset of up to 2 GiB is read once.
-        validation: Held-out data on which the ELBO is evaluated after every epoch.
+        mask: Where x has missing values, True where a value was observed: an array, tensor or
+            DataFrame of x's shape; or "nan" where NaN says what is missing. The bound is then one
+            on the density of the observed values, right where values are missing at random, and
+            ``vae.missing`` is True afterwards (:class:`pyro_vae.VAE`). Values that were not
+            observed have no influence. A ``numpy.ma`` array brings its own mask. Programs of
+            one's own get x with NaN.
+        validation: Held-out data on which the ELBO is evaluated after every epoch; with NaN for
+            what is missing, where x has missing values.
         epochs: Passes over the data.
         batch_size: Rows in a step, of all processes together (a DataLoader brings its own).
         num_data: Number N of rows of an epoch, for an IterableDataset, which does not tell it.
@@ -181,7 +189,8 @@ def fit(
             f"elbo must be an instance of pyro.infer.ELBO with one loss; got {elbo!r}."
         )
     processes = Processes.current()
-    if resume and not processes.any(run_dir is not None):
+    is_kept = processes.any(run_dir is not None)  # which is the first process's to say
+    if resume and not is_kept:
         raise ValueError(f"resume must come with the run_dir of a fit; got {resume!r} and none.")
     optim = DistributedOptim(optimizer or adam(learning_rate), clip_norm=clip_norm)
     objective, weight = weighted_objective(elbo, kl_weight)
@@ -195,7 +204,9 @@ def fit(
     resolved = resolve_device(vae, device)
     source = DataSource(vae, resolved)
     part = processes.part if processes.size > 1 else None
-    batches = source.batches(x, batch_size=batch_size, seed=seed, num_data=num_data, part=part)
+    batches = source.batches(
+        x, batch_size=batch_size, seed=seed, num_data=num_data, part=part, mask=mask
+    )
     held_out = None if validation is None else source.rows(validation, name="validation")
     settings: dict[str, Any] = {
         "epochs": epochs,
@@ -211,9 +222,9 @@ def fit(
         "compile": compile,
         "seed": seed,
     }
-    check_same_call(processes, settings, batches)
+    check_same_call(processes, {**settings, "resume": resume}, batches)
     kept = None
-    if processes.any(run_dir is not None):
+    if is_kept:
         kept = KeptFit.opened(
             run_dir,
             vae,

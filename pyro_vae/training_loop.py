@@ -1,29 +1,35 @@
 """The steps of a fit: what SVI is handed, and what is watched while it runs."""
 
 import math
-import warnings
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import pyro
 import torch
-from pyro.infer import SVI, TraceEnum_ELBO
+from pyro.infer import SVI
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
-from pyro_vae.checkpoint import TrainingState, as_module, copied_into, named_tensors
+from pyro_vae.checkpoint import (
+    TrainingState,
+    as_module,
+    buffers_kept,
+    copied_into,
+    named_tensors,
+)
 from pyro_vae.compiled_svi import CompiledSVI
 from pyro_vae.held import HeldModel
 from pyro_vae.interrupt import InterruptGuard
-from pyro_vae.modes import evaluation_mode, frozen_parts_allowed
+from pyro_vae.modes import frozen_parts_allowed
 from pyro_vae.objectives import KLWeight
-from pyro_vae.optim import DistributedOptim, OneTorchOptim, Schedule
+from pyro_vae.optim import DistributedOptim, Schedule
+from pyro_vae.program_checks import check_registration, check_sites
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
-from pyro_vae.seeding import random_states, seeded, set_random_states
-from pyro_vae.traces import Programs, log_densities
+from pyro_vae.seeding import random_states, set_random_states
+from pyro_vae.traces import Programs
 
 __all__ = ["TrainingLoop"]
 
@@ -250,12 +256,13 @@ class TrainingLoop:
                 return 0.0
             if self._is_first_step:
                 with _argument_validation(enabled=True):
-                    if not isinstance(self._vae, ProgramModule):  # whose sites are known
-                        _check_sites(self._vae, x, self._objective)
-                    if self._holds_model:
-                        self._held = HeldModel(self._vae, x)
+                    with buffers_kept([as_module(self._vae)]):
+                        if not isinstance(self._vae, ProgramModule):  # whose sites are known
+                            check_sites(self._vae, x, self._objective)
+                        if self._holds_model:
+                            self._held = HeldModel(self._vae, x)
                     loss = float(self._svi.step(x))
-                _check_registration(self._vae, self._optim)
+                check_registration(self._vae, self._optim)
                 self._is_first_step = False
                 return loss
             if isinstance(self._svi, CompiledSVI):
@@ -305,44 +312,3 @@ def _argument_validation(*, enabled: bool) -> Iterator[None]:
             yield
     finally:
         Distribution.set_default_validate_args(torch_setting)
-
-
-def _check_sites(vae: Programs, x: Tensor, objective: Any) -> None:
-    """Refuse before the first step what could not be reported after the last."""
-    with evaluation_mode(vae), torch.no_grad(), seeded(0, "sites", device=x.device):
-        summed_out = log_densities(vae, x, num_samples=1).summed_out
-    if summed_out and not isinstance(objective, TraceEnum_ELBO):
-        raise ValueError(
-            f"elbo must be TraceEnum_ELBO(max_plate_nesting=1) for a model whose sites "
-            f"{list(summed_out)} are summed out; got {type(objective).__name__}, which would draw "
-            "them from their prior."
-        )
-
-
-def _check_registration(vae: Programs, optim: OneTorchOptim) -> None:
-    """Make sure that what SVI steps is what the user holds."""
-    if not optim.params:
-        raise ValueError(
-            "vae must register its parameters with Pyro; got programs without any pyro.module. "
-            "SVI would run and train nothing: write pyro.module('name', self) in model and guide."
-        )
-    store = pyro.get_param_store()
-    names = {id(store._params[name]): name for name in store}
-    named = vae.named_parameters() if isinstance(vae, nn.Module) else ()
-    owned = {id(param): name for name, param in named if param.requires_grad}
-    lost = [name for key, name in names.items() if key not in owned and "$$$" not in name]
-    if lost:
-        raise ValueError(
-            f"vae must hold its parameters in modules; got pyro.param sites {lost}, which would "
-            "be lost with the parameter store that fit opens. Make each an nn.Parameter of a "
-            "module that pyro.module registers."
-        )
-    idle = [name for key, name in owned.items() if key not in names]
-    if idle:
-        warnings.warn(
-            f"{len(idle)} parameter(s) of vae are not trained, because no pyro.module registers "
-            f"them, or because they are not contiguous in memory: {', '.join(idle[:5])}"
-            f"{', ...' if len(idle) > 5 else ''}.",
-            UserWarning,
-            stacklevel=2,
-        )

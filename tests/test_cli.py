@@ -18,9 +18,10 @@ import pytest
 import torch
 from command_line import TINY, ran, run
 from conftest import MAX_Z
+from safetensors.torch import load_file
 
 import pyro_vae as pv
-from pyro_vae import datasets, families, training
+from pyro_vae import datasets, families, fit_epochs
 from pyro_vae.commands import reading
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
@@ -28,15 +29,21 @@ from pyro_vae.seeding import seeded
 FILES = [
     "config.toml",
     "environment.json",
-    "history.csv",
     "history.png",
     "latent.png",
+    "metrics.jsonl",
     "plane.png",
     "reconstructions.png",
     "report.txt",
     "samples.png",
+    "state-best.pt",
+    "state-best.pt.sha256",
+    "state-last.pt",
+    "state-last.pt.sha256",
+    "state-previous.pt",
+    "state-previous.pt.sha256",
     "summary.csv",
-    "weights.pt",
+    "weights.safetensors",
 ]
 
 
@@ -63,7 +70,7 @@ class Fit(NamedTuple):
 
     @property
     def weights(self):
-        return torch.load(self.path / "weights.pt", weights_only=True)
+        return load_file(self.path / "weights.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +199,7 @@ def test_fit_prints_the_report_that_it_leaves(digits_fit):
 
 
 def test_fit_leaves_a_history_and_a_summary_that_agree_with_the_report(digits_fit):
-    history = pd.read_csv(digits_fit.path / "history.csv")
+    history = RunDirectory(digits_fit.path).history()
     assert history["epoch"].tolist() == [1, 2]
     assert (
         history["elbo"] - history["expected_log_likelihood"] + history["kl"]
@@ -239,6 +246,7 @@ def test_fit_leaves_settings_that_read_back(digits_fit):
             "objective": "trace",
             "kl_weight": 1.0,
             "compile": False,
+            "checkpoint_seconds": 60.0,
             "seed": 0,
             "device": "auto",
         },
@@ -254,7 +262,11 @@ def test_second_fit_without_out_gets_another_directory_and_equal_weights(
     assert contents(digits_fit.path) == before
     again = contents(work / "runs" / "digits-k2-diagonal-2")
     assert sorted(again) == FILES
-    for name in ("config.toml", "summary.csv", "weights.pt"):  # bitwise, as the seed is the same
+    for name in (
+        "config.toml",
+        "summary.csv",
+        "weights.safetensors",
+    ):  # bitwise, as the seed is the same
         assert again[name] == before[name]
 
 
@@ -318,13 +330,16 @@ def test_info_prints_report_settings_versions_and_files(digits_fit):
     (fit,) = (line for line in lines if line.startswith("fit "))
     assert "epochs = 2, batch_size = 128, learning_rate = 0.003, objective = trace" in fit
     assert f"torch {torch.__version__.split('+')[0]}" in printed_info
+    assert "threads, 1 processes, seed 0" in printed_info
+    assert re.search(r"x: 1438 rows of \(64,\), float32, sha256 [0-9a-f]{64}\n", printed_info)
     assert lines[-1] == f"files   {', '.join(FILES)}"
 
 
 def test_info_of_a_fit_that_did_not_finish_says_so(tmp_path, digits_fit):
     shutil.copytree(digits_fit.path, tmp_path / "run")
     (tmp_path / "run" / "report.txt").unlink()
-    assert "The fit did not finish: no report." in ran("info", "run")
+    goes_on = "The fit did not finish. 2 epochs are done: pyro-vae fit --resume run goes on."
+    assert goes_on in ran("info", "run")
 
 
 @pytest.mark.parametrize("mean", [False, True], ids=["draws", "means"])
@@ -437,7 +452,7 @@ def test_patience_judges_by_a_tenth_of_the_training_rows(tmp_path, table):
     stop = ("--patience", 1, "--learning-rate", 3, "--clip-norm", 1e6)
     printed_text = ran("fit", *TINY, *words, *stop, "--out", "run")
     fit = Fit(tmp_path / "run", printed_text)
-    history = pd.read_csv(fit.path / "history.csv")
+    history = RunDirectory(fit.path).history()
     best = int(history["validation_elbo"].idxmax()) + 1
     assert len(history) == best + 1  # patience ran out at once
     assert f"highest validation ELBO after epoch {best}, weights of epoch {best}" in printed_text
@@ -626,20 +641,50 @@ def test_baselines_print_their_table_even_if_it_cannot_be_written(tmp_path, tabl
 
 def test_ctrl_c_ends_a_fit_with_everything_written(tmp_path, monkeypatch, table):
     table[["a", "b", "c"]].to_csv("table.csv", index=False)
-    evaluate = training.evaluate
+    evaluate = fit_epochs.evaluate
 
     def evaluate_and_press(*args, **options):
         signal.raise_signal(signal.SIGINT)
-        monkeypatch.setattr(training, "evaluate", evaluate)
+        monkeypatch.setattr(fit_epochs, "evaluate", evaluate)
         return evaluate(*args, **options)
 
-    monkeypatch.setattr(training, "evaluate", evaluate_and_press)
+    monkeypatch.setattr(fit_epochs, "evaluate", evaluate_and_press)
     words = ("--data", "table.csv", "--latent-dim", 1, "--epochs", 50)
     printed_text = ran("fit", *TINY, *words, "--out", "run")
-    assert "Ctrl-C ended the fit early." in printed_text.splitlines()
+    goes_on = "Ctrl-C ended the fit early; pyro-vae fit --resume run goes on"
+    assert goes_on in printed_text.splitlines()
     assert printed_text.splitlines()[-2].startswith("1 epochs in ")
     names = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert names == [name for name in FILES if name != "plane.png"]
+    # And it does go on, to the weights of a fit that was left alone.
+    assert "resumed after 1 full epochs" in ran("fit", "--resume", "run", "--quiet").splitlines()
+    ran("fit", *TINY, *words, "--out", "whole")
+    assert contents("run")["weights.safetensors"] == contents("whole")["weights.safetensors"]
+
+
+def test_resume_with_other_settings_needs_override(tmp_path, digits_fit):
+    shutil.copytree(digits_fit.path, tmp_path / "run")
+    answer = run("fit", "--resume", "run", "--epochs", 3, "--quiet")
+    assert answer.status == 2
+    assert "got others: epochs (2 there, 3 here)" in answer.err
+    printed_text = ran("fit", "--resume", "run", "--epochs", 3, "--override", "--quiet")
+    assert printed_text.splitlines()[-2].startswith("3 epochs in ")
+    assert RunDirectory("run").config()["fit"]["epochs"] == 3
+    assert "resumed after epoch 2 by pyro-vae" in ran("info", "run")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--resume", "nowhere"], "config must be a TOML file; got nowhere"),
+        (["--resume", "nowhere", "--out", "x"], "out must be left out with --resume"),
+        (["--override"], "override must come with --resume RUN"),
+    ],
+)
+def test_resume_of_what_is_no_run_is_refused(words, message):
+    answer = run("fit", *words)
+    assert (answer.status, answer.out) == (2, "")
+    assert message in answer.err
 
 
 def test_ctrl_c_elsewhere_is_said_in_a_word(monkeypatch, digits_fit):
@@ -715,8 +760,12 @@ def test_error_is_one_line_with_status_2_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("weights.pt", b"not weights", "path must be a file of weights; .*weights.pt is damaged"),
-        ("weights.pt", None, "path must be a file of weights; got .*, which is not there"),
+        ("weights.safetensors", b"not weights", "path must be a file of weights; .* is damaged"),
+        (
+            "weights.safetensors",
+            None,
+            "path must be a file of weights; got .*, which is not there",
+        ),
         ("config.toml", b"format = 1\n[", "config.toml of run is damaged"),
         ("config.toml", b"format = 7\n", "run must be of format 1; run has format 7"),
     ],

@@ -416,7 +416,9 @@ def test_one_process_writes(ranks, tmp_path):
     assert not any(isinstance(answer, Exception) for answer in answers), answers
     (run,) = tmp_path.iterdir()
     assert run.name == "run-0"
-    assert {"config.toml", "weights.pt", "history.csv"} <= {path.name for path in run.iterdir()}
+    assert {"config.toml", "weights.safetensors", "metrics.jsonl"} <= {
+        path.name for path in run.iterdir()
+    }
 
 
 def test_ctrl_c_at_one_process_ends_the_fit_of_both_alike(ranks):
@@ -562,7 +564,7 @@ def test_command_under_torchrun_leaves_one_run_directory_and_prints_once(tmp_pat
     )
     assert answer.returncode == 0, answer.stderr
     (run,) = (tmp_path / "runs").iterdir()
-    assert {"config.toml", "weights.pt", "history.csv", "report.txt", "latent.png"} <= {
+    assert {"config.toml", "weights.safetensors", "metrics.jsonl", "report.txt", "latent.png"} <= {
         path.name for path in run.iterdir()
     }
     assert answer.stdout.count("everything is in") == 1

@@ -91,7 +91,7 @@ def test_readme_examples_run(capsys, tmp_path, monkeypatch):
     blocks = [
         b for b in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "def model" not in b
     ]
-    assert len(blocks) == 6
+    assert len(blocks) == 8
     names = {}
     for block in blocks:
         exec(
