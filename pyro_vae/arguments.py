@@ -1,12 +1,29 @@
 """Checks of arguments that many functions share, each with the package's form of message."""
 
 import difflib
+import functools
+import inspect
 import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["did_you_mean", "finite_number", "positive_integer"]
+__all__ = ["did_you_mean", "finite_number", "named_options", "positive_integer"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+OTHER_NAMES = {
+    "lr": "learning_rate",
+    "beta": "kl_weight",
+    "num_epochs": "epochs",
+    "n_epochs": "epochs",
+    "latent_size": "latent_dim",
+    "z_dim": "latent_dim",
+    "decoder_variance": "variance",
+    "verbose": "progress",
+}
+"""What other packages call options of this one, where the words are not alike."""
 
 
 def positive_integer(value: Any, name: str) -> int:
@@ -68,3 +85,48 @@ def did_you_mean(text: str, names: Iterable[str]) -> str:
     """
     near = difflib.get_close_matches(text, list(names), n=1)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def named_options(function: Callable[P, R]) -> Callable[P, R]:
+    """The function, whose error for an unknown option offers the nearest that it has.
+
+    Python says so by itself from 3.13 on, but not which other word is meant here.
+
+    Args:
+        function: Any without ``**kwargs`` of its own.
+
+    Returns:
+        The same function, which raises TypeError for an unknown option before it runs.
+
+    Example:
+        >>> @named_options
+        ... def fit(x, *, epochs=1, learning_rate=0.1):
+        ...     return epochs
+        >>> fit(None, epochs=3)
+        3
+        >>> fit(None, learning_rat=1)
+        Traceback (most recent call last):
+        TypeError: fit() got an unexpected keyword argument 'learning_rat'. Did you mean
+        'learning_rate'? It has x, epochs, learning_rate.
+        >>> fit(None, lr=1)
+        Traceback (most recent call last):
+        TypeError: fit() got an unexpected keyword argument 'lr'. Did you mean 'learning_rate'? It
+        has x, epochs, learning_rate.
+    """
+    names = tuple(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in names:
+                other = OTHER_NAMES.get(name)
+                offer = (
+                    f" Did you mean {other!r}?" if other in names else did_you_mean(name, names)
+                )
+                raise TypeError(
+                    f"{function.__name__}() got an unexpected keyword argument {name!r}.{offer} "
+                    f"It has {', '.join(names)}."
+                )
+        return function(*args, **kwargs)
+
+    return checked

@@ -7,7 +7,17 @@ from pyro import distributions as dist
 from pyro.distributions import constraints
 from torch import Tensor, nn
 
-__all__ = ["ROLES", "covers_the_line", "declared", "is_discrete", "is_real", "probe"]
+__all__ = [
+    "ROLES",
+    "check_cover",
+    "check_shape",
+    "check_types",
+    "covers_the_line",
+    "declared",
+    "is_discrete",
+    "is_real",
+    "probe",
+]
 
 
 def is_discrete(distribution: dist.TorchDistribution) -> bool:
@@ -57,6 +67,62 @@ def declared(name: str, part: Any) -> nn.Module:
             "Set self.event_shape = torch.Size([...]) in __init__."
         )
     return part
+
+
+def check_shape(
+    role: str, made: dist.TorchDistribution, *, batch: tuple[int, ...], event: torch.Size
+) -> None:
+    """Refuse a distribution of another shape than that of its role, made of 2 rows.
+
+    Args:
+        role: Which part returned it.
+        made: The distribution.
+        batch: Its batch shape.
+        event: Its declared event shape.
+    """
+    # A part may ignore its input; the plate then expands its empty batch shape.
+    if made.event_shape != event or made.batch_shape not in {torch.Size(()), batch}:
+        raise ValueError(
+            f"{role} must return a distribution with its declared event shape "
+            f"{tuple(event)} and batch shape {batch} for an input of 2 rows; got event "
+            f"shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}. "
+            "Does it lack a .to_event(), or has its network another width?"
+        )
+
+
+def check_cover(p_z: dist.TorchDistribution, q: dist.TorchDistribution, z: Tensor) -> None:
+    """Refuse a prior without a density where the guide draws.
+
+    Args:
+        p_z: The prior's distribution.
+        q: The guide's.
+        z: Some points, ``(n, *event_shape)``.
+    """
+    if is_real(q) and not covers_the_line(p_z, z):
+        raise ValueError(
+            f"prior must have a density wherever the guide draws, on all real vectors; got "
+            f"{type(p_z).__name__} with support {p_z.support}. Give the guide a family with "
+            "that support, or the prior one on the whole line."
+        )
+
+
+def check_types(parts: nn.Module) -> None:
+    """Refuse parts with parameters of different floating types, which no batch could fit.
+
+    Args:
+        parts: Has the parts under the names in ``ROLES``.
+    """
+    found = {}
+    for name, role in ROLES.items():
+        params = (p.dtype for p in getattr(parts, name).parameters() if p.is_floating_point())
+        dtype = next(params, None)
+        if dtype is not None:
+            found[role] = dtype
+    if len(set(found.values())) > 1:
+        shown = ", ".join(f"{role} {dtype}" for role, dtype in found.items())
+        raise ValueError(
+            f"parts must share one floating type; got {shown}. Call .to(dtype) on each."
+        )
 
 
 def probe(role: str, part: nn.Module, *inputs: Tensor) -> dist.TorchDistribution:

@@ -4,6 +4,7 @@ All encode to a point and decode a point: ``encode(x)`` is ``(N, k)``, ``decode(
 as ``vae.encode(x).mean`` and ``vae.decode(z)`` are. Fit them with ``.fit(x)``.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ from sklearn.exceptions import NotFittedError
 from torch import Tensor, nn
 
 from pyro_vae import networks
-from pyro_vae.arguments import positive_integer
+from pyro_vae.arguments import named_options, positive_integer
 from pyro_vae.datasets import LinearGaussian, checked_rows
 from pyro_vae.distributions import SharedVarianceNormal
 from pyro_vae.modes import evaluation_mode
@@ -42,6 +43,8 @@ class PCA:
 
     Attributes:
         density: The fitted :class:`~pyro_vae.datasets.LinearGaussian`.
+        columns: Names of the features where ``fit`` was given a table, by which those of later
+            ones are matched; else None.
 
     Raises:
         ValueError: If ``latent_dim`` is not a positive integer, or, at ``fit``, too large.
@@ -60,24 +63,28 @@ class PCA:
 
     def __init__(self, latent_dim: int) -> None:
         self.latent_dim = positive_integer(latent_dim, "latent_dim")
+        self.columns: tuple[str, ...] | None = None
         self._pca: Any = None
         self._density: LinearGaussian | None = None
         self._event_shape: torch.Size | None = None
 
     def fit(self, x: Any) -> Self:
         """Fit to x, ``(N, *event_shape)``; more than one event dimension is flattened."""
-        rows = _rows(x)
+        checked = checked_rows(x)
+        rows = checked.tensor
         flat = rows.flatten(1)
         if self.latent_dim >= min(flat.shape):
             raise ValueError(
                 f"latent_dim must be less than the number of rows and of features; got "
                 f"{self.latent_dim} for data of shape {tuple(flat.shape)}."
             )
-        self._event_shape = rows.shape[1:]
         # Never the randomized solver, which draws from numpy's global state.
         solver = "covariance_eigh" if len(flat) >= flat.shape[1] else "full"
+        density = LinearGaussian.maximum_likelihood(flat, self.latent_dim)
         self._pca = _SklearnPCA(self.latent_dim, svd_solver=solver).fit(_numpy(flat))
-        self._density = LinearGaussian.maximum_likelihood(flat, self.latent_dim)
+        # All together and last: a fit that is refused leaves an earlier one whole.
+        self._density, self._event_shape = density, rows.shape[1:]
+        self.columns = checked.columns
         return self
 
     @property
@@ -99,7 +106,10 @@ class PCA:
 
     def decode(self, z: Any) -> Tensor:
         """Points of the principal subspace, ``(..., *event_shape)``, with scores ``(..., k)``."""
+        _ = self.density
         scores = _numpy(torch.as_tensor(z, device="cpu"))
+        if scores.shape[-1:] != (self.latent_dim,):
+            raise ValueError(f"z must end in shape ({self.latent_dim},); got {scores.shape}.")
         flat = self._fitted().inverse_transform(scores.reshape(-1, self.latent_dim))
         return torch.from_numpy(flat).reshape(*scores.shape[:-1], *self._shape())
 
@@ -120,7 +130,8 @@ class PCA:
         return self._event_shape if self._event_shape is not None else torch.Size()
 
     def _flat(self, x: Any) -> Tensor:
-        return _rows(x, event_shape=self._shape()).flatten(1)
+        checked = checked_rows(x, event_shape=self._shape(), columns=self.columns)
+        return checked.tensor.flatten(1)
 
 
 class Autoencoder(ProgramModule):
@@ -130,6 +141,9 @@ class Autoencoder(ProgramModule):
     model :math:`p(x) = \mathcal N(x; f(g(x)), \tfrac12 I)` without a latent site, whose
     guide is empty, so the same SVI trains it. Its "ELBO" is the negative squared error less
     :math:`\tfrac n2 \log \pi`; it is no density of x, since the mean has seen x itself.
+
+    Like every network it encodes before it is fitted, by the weights that it starts from: they may
+    have been loaded, or trained by a loop of one's own.
 
     Args:
         encoder: Network g, ``(..., *event_shape)`` to ``(..., k)``.
@@ -231,7 +245,7 @@ class LinearAutoencoder(Autoencoder):
         latent_dim: Dimension k of the code.
 
     Raises:
-        ValueError: If a size is not positive.
+        ValueError: If a size is not positive, or ``latent_dim`` exceeds the number of features.
 
     Example:
         >>> LinearAutoencoder(64, 5).weight.shape
@@ -243,6 +257,7 @@ class LinearAutoencoder(Autoencoder):
     """
 
     def __init__(self, features: int, latent_dim: int) -> None:
+        latent_dim = _code_size(latent_dim, networks.as_shape(features, "features"))
         super().__init__(
             networks.MLP(features, (), latent_dim),
             networks.MLP(latent_dim, (), features),
@@ -277,6 +292,7 @@ class LinearAutoencoder(Autoencoder):
         return next(p for p in self.decoder.parameters() if p.dim() == 2).detach()
 
 
+@named_options
 def autoencoder(
     *, features: int | Sequence[int], latent_dim: int, hidden: int | Sequence[int] = (400,)
 ) -> Autoencoder:
@@ -288,13 +304,14 @@ def autoencoder(
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
 
     Raises:
-        ValueError: If a size is not positive.
+        ValueError: If a size is not positive, or ``latent_dim`` exceeds the number of features.
 
     Example:
         >>> autoencoder(features=3, latent_dim=1).reconstruct(torch.zeros(5, 3)).shape
         torch.Size([5, 3])
     """
     event_shape = networks.as_shape(features, "features")
+    latent_dim = _code_size(latent_dim, event_shape)
     hidden = (hidden,) if isinstance(hidden, int) else tuple(hidden)
     return Autoencoder(
         networks.MLP(event_shape, hidden, latent_dim),
@@ -303,8 +320,15 @@ def autoencoder(
     )
 
 
-def _rows(x: Any, *, event_shape: torch.Size | None = None) -> Tensor:
-    return checked_rows(x, event_shape=event_shape).tensor
+def _code_size(latent_dim: Any, event_shape: tuple[int, ...]) -> int:
+    latent_dim = positive_integer(latent_dim, "latent_dim")
+    if latent_dim > math.prod(event_shape):
+        raise ValueError(
+            f"latent_dim must not exceed the number of features, {math.prod(event_shape)}; got "
+            f"{latent_dim}. Put an Autoencoder together from its networks if that is what you "
+            "want."
+        )
+    return latent_dim
 
 
 def _numpy(x: Tensor) -> np.ndarray[Any, Any]:

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from pyro_vae.arguments import did_you_mean
 from pyro_vae.config_file import config_words
 from pyro_vae.kinds import FAMILIES, LIKELIHOODS, OBJECTIVES, PRIORS, written
 from pyro_vae.option_types import fraction, kind_of, not_negative, one_of, positive, seed
@@ -27,12 +28,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: Words after the program's name; those of the process unless given.
     """
     parser = _parser()
-    options = parser.parse_args(arguments)
+    options = _parsed(parser, arguments)
     try:
         config = _config_of(options)
         if config is not None:
             words = list(sys.argv[1:] if arguments is None else arguments)
-            options = parser.parse_args(_with_config(words, config, parser))
+            options = _parsed(parser, _with_config(words, config, parser))
         if _is_one_of_many() and options.command != "fit":
             raise ValueError(
                 f"{options.command} must be run by one process; got {os.environ['WORLD_SIZE']}. "
@@ -68,6 +69,18 @@ def _config_of(options: argparse.Namespace) -> str | None:
     return resumed
 
 
+def _parsed(parser: argparse.ArgumentParser, words: Sequence[str] | None) -> argparse.Namespace:
+    """The options; an unknown one ends the program, and the nearest known one is offered."""
+    options, unknown = parser.parse_known_args(words)
+    if unknown:
+        (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        own = commands.choices[options.command]
+        word = next((word for word in unknown if word.startswith("-")), "").partition("=")[0]
+        offer = did_you_mean(word, own._option_string_actions)
+        own.error(f"unrecognized arguments: {' '.join(unknown)}.{offer}")
+    return options
+
+
 def _is_one_of_many() -> bool:
     """Whether torchrun started this process and others."""
     return os.environ.get("WORLD_SIZE", "1") != "1"
@@ -80,8 +93,7 @@ def _speaker(options: argparse.Namespace) -> str:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="pyro-vae",
-        description="Variational autoencoders as variational inference in Pyro.",
+        prog="pyro-vae", description="Variational autoencoders as variational inference in Pyro."
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_fit(commands)

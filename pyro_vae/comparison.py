@@ -171,7 +171,9 @@ def _same_data(vaes: Mapping[str, Any], x: Any) -> dict[str, Tensor]:
 
 def _are_close(one: Tensor, two: Tensor) -> bool:
     parts = zip(one.split(ROWS_AT_A_TIME), two.split(ROWS_AT_A_TIME), strict=True)
-    return one is two or all(torch.allclose(a, b.to(a), rtol=1e-5, atol=1e-6) for a, b in parts)
+    return one is two or all(
+        torch.allclose(a, b.to(a), rtol=1e-5, atol=1e-6, equal_nan=True) for a, b in parts
+    )
 
 
 class _Look(NamedTuple):

@@ -14,7 +14,7 @@ from torch.nn import Linear as Linear
 from pyro_vae.arguments import positive_integer
 from pyro_vae.autocast import Autocast as Autocast
 
-__all__ = ["MLP", "Autocast", "ConvDecoder", "ConvEncoder", "Linear"]
+__all__ = ["MLP", "Autocast", "ConvDecoder", "ConvEncoder", "Linear", "WithMask"]
 
 Shape = int | Sequence[int]
 """A shape without its batch dimensions; an integer ``n`` stands for ``(n,)``."""
@@ -191,6 +191,54 @@ class ConvDecoder(nn.Module):
         batch_shape = z.shape[:-1]
         y: Tensor = self.convolutions(self.head(z.reshape(-1, z.shape[-1])))
         return y.reshape(*batch_shape, *self.out_shape)
+
+
+class WithMask(nn.Module):
+    r"""An encoder of x with missing entries: it is shown 0 for each, and the mask beside x.
+
+    NaN is a missing entry. The mask, 1 where x was observed and 0 elsewhere, is joined to x along
+    the first dimension of an event: of n features the encoder gets 2 n, of an image with C
+    channels 2 C.
+
+    Args:
+        encoder: Network for events of twice the first size.
+        event_dim: Number of dimensions of one x; unless given, that of the encoder's ``in_shape``,
+            as MLP and ConvEncoder have it, else 1.
+
+    Attributes:
+        takes_missing: True: a guide with this encoder gets x with NaN, and not with zeros.
+
+    Shape:
+        ``(..., n, *rest)`` to what the encoder makes of ``(..., 2 n, *rest)``.
+
+    Example:
+        >>> x = torch.tensor([[5.0, float("nan")]])
+        >>> WithMask(nn.Identity())(x)
+        tensor([[5., 0., 1., 0.]])
+        >>> WithMask(ConvEncoder((2, 8, 8), 4))(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 4])
+    """
+
+    takes_missing = True
+
+    def __init__(self, encoder: nn.Module, *, event_dim: int | None = None) -> None:
+        super().__init__()
+        self.encoder = encoder
+        if event_dim is None:
+            in_shape = getattr(encoder, "in_shape", (1,))
+            event_dim = len(in_shape) if isinstance(in_shape, tuple) else 1
+        self.event_dim = positive_integer(event_dim, "event_dim")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What the encoder says of x and of which entries were observed."""
+        observed = ~x.isnan()
+        shown = torch.where(observed, x, 0.0)
+        y: Tensor = self.encoder(torch.cat([shown, observed.to(x.dtype)], dim=-self.event_dim))
+        return y
+
+    def extra_repr(self) -> str:
+        """Shown by ``print``."""
+        return f"event_dim={self.event_dim}"
 
 
 def as_shape(shape: Shape, name: str) -> tuple[int, ...]:

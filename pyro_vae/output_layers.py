@@ -29,6 +29,9 @@ def with_affine_output(network: nn.Module, matrix: Tensor, shift: Tensor) -> nn.
         >>> torch.allclose(wider(x)[:, :2] - 1, net(x), atol=1e-6), wider(x)[0, 2].item()
         (True, 1.0)
     """
+    if type(network) is networks.WithMask:  # what takes its place must take missing entries too
+        inner = with_affine_output(network.encoder, matrix, shift)
+        return networks.WithMask(inner, event_dim=network.event_dim)
     new = copy.deepcopy(network)
     last = _last_linear(new)
     if last is None:

@@ -23,8 +23,11 @@ class ProgramModule(nn.Module):
 
     Attributes:
         columns: Names of the features where :func:`pyro_vae.fit` was given a DataFrame, else None.
+        missing: Whether NaN in x is a missing value.
         store_name: Unique to this instance; a copy gets its own.
     """
+
+    missing: bool = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,8 +49,24 @@ class ProgramModule(nn.Module):
         """Where the first floating parameter or buffer lives; data are moved there."""
         return self._reference().device
 
+    def declare_missing(self) -> None:
+        """Take NaN in x for a missing value from now on.
+
+        Raises:
+            ValueError: If this module's programs know no missing values.
+        """
+        raise ValueError(
+            f"x must be complete for {type(self).__name__}; got missing values. Impute them, or "
+            "use a VAE, which takes them as they are."
+        )
+
     def prepare(
-        self, x: Any, *, columns: Sequence[str] | None = None, name: str = "x"
+        self,
+        x: Any,
+        *,
+        columns: Sequence[str] | None = None,
+        name: str = "x",
+        mask: Any = None,
     ) -> CheckedArray:
         """Checked data, ``(N, *event_shape)``, as a tensor of this module's dtype on its device.
 
@@ -56,10 +75,16 @@ class ProgramModule(nn.Module):
             columns: Names of the features in this module's order, by which those of a table are
                 matched; ``self.columns`` unless given.
             name: What error messages call the data.
+            mask: Which entries were observed, where not all are or are NaN: see
+                :func:`~pyro_vae.datasets.observed_entries`. Only where values may be missing.
+
+        Returns:
+            The tensor has NaN where x is missing.
 
         Raises:
-            ValueError: If x has no rows, another event shape, or holds NaN or infinity; or if x
-                holds raw 8-bit gray levels and the model is a density over real numbers.
+            ValueError: If x has no rows, another event shape, or holds infinity, or NaN while
+                ``missing`` is False; or if x holds raw 8-bit gray levels and the model is a
+                density over real numbers; or if the mask does not fit.
             TypeError: If x is not numeric.
         """
         checked = checked_rows(
@@ -68,6 +93,8 @@ class ProgramModule(nn.Module):
             dtype=self.dtype,
             columns=self.columns if columns is None else columns,
             name=name,
+            missing=self.missing,
+            mask=mask,
         )
         if not self._counts:
             check_gray_levels(checked, name)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from pyro_vae import networks
-from pyro_vae.arguments import positive_integer
+from pyro_vae.arguments import named_options, positive_integer
 from pyro_vae.families import DiagonalNormal, Family
 from pyro_vae.guides import AmortizedGuide
 from pyro_vae.likelihoods import Bernoulli, Gaussian, Likelihood, outputs_per_feature
@@ -18,6 +18,7 @@ from pyro_vae.vae import VAE
 __all__ = ["bernoulli_vae", "gaussian_vae", "make_vae"]
 
 
+@named_options
 def make_vae(
     *,
     features: int | Sequence[int],
@@ -28,6 +29,7 @@ def make_vae(
     family: Callable[[int], Family] = DiagonalNormal,
     encoder: Callable[[tuple[int, ...], int], nn.Module] | None = None,
     decoder: Callable[[int, tuple[int, ...]], nn.Module] | None = None,
+    missing: bool = False,
 ) -> VAE:
     r"""A VAE from the kinds of its parts, with networks of the sizes that they need.
 
@@ -54,6 +56,8 @@ def make_vae(
             outputs.
         decoder: Makes another decoder than an MLP, from ``latent_dim`` and the shape of one
             output: that of x, its first size multiplied by the likelihood's outputs per feature.
+        missing: Whether x may have missing values, NaN: see :class:`VAE`. The encoder, in a
+            ``networks.WithMask``, then gets the mask beside x: its shape has twice the first size.
 
     Raises:
         ValueError: If a size is not positive, or ``latent_dim`` exceeds the number of features.
@@ -94,14 +98,20 @@ def make_vae(
         encoder = partial(_mlp, hidden)
     if decoder is None:
         decoder = partial(_mlp, hidden[::-1])
-    guide = AmortizedGuide(guide_family, encoder(event_shape, guide_family.num_params))
+    shown = (2 * event_shape[0], *event_shape[1:]) if missing else event_shape
+    network = encoder(shown, guide_family.num_params)
+    if missing:
+        network = networks.WithMask(network, event_dim=len(event_shape))
+    guide = AmortizedGuide(guide_family, network)
     return VAE(
         prior=_made("prior", prior, latent_dim),
         likelihood=likelihood(decoder(latent_dim, outputs), event_shape=event_shape),
         guide=guide,
+        missing=missing,
     )
 
 
+@named_options
 def gaussian_vae(
     *,
     features: int | Sequence[int],
@@ -111,6 +121,7 @@ def gaussian_vae(
     learn_variance: bool = True,
     prior: Callable[[int], nn.Module] = StandardNormal,
     family: Callable[[int], Family] = DiagonalNormal,
+    missing: bool = False,
 ) -> VAE:
     r"""A VAE with Gaussian likelihood, :math:`p(x \mid z) = \mathcal N(f(z), cI)`, and MLPs.
 
@@ -123,6 +134,7 @@ def gaussian_vae(
         learn_variance: Whether c is learned, starting there.
         prior: Kind of p(z), called with ``latent_dim``; see :func:`make_vae`.
         family: Kind of family of q(z|x), called with ``latent_dim``.
+        missing: Whether x may have missing values, NaN; see :func:`make_vae`.
 
     Raises:
         ValueError: If a size or the variance is not positive, or ``latent_dim`` exceeds the number
@@ -142,9 +154,11 @@ def gaussian_vae(
         likelihood=partial(Gaussian, variance=variance, learn_variance=learn_variance),
         prior=prior,
         family=family,
+        missing=missing,
     )
 
 
+@named_options
 def bernoulli_vae(
     *,
     features: int | Sequence[int],
@@ -152,6 +166,7 @@ def bernoulli_vae(
     hidden: int | Sequence[int] = (400,),
     prior: Callable[[int], nn.Module] = StandardNormal,
     family: Callable[[int], Family] = DiagonalNormal,
+    missing: bool = False,
 ) -> VAE:
     r"""A VAE for binary x, :math:`p(x_j = 1 \mid z) = 1 / (1 + e^{-f_j(z)})`, and MLPs.
 
@@ -161,6 +176,7 @@ def bernoulli_vae(
         hidden: Widths of the encoder's hidden layers; the decoder has them in reverse.
         prior: Kind of p(z), called with ``latent_dim``; see :func:`make_vae`.
         family: Kind of family of q(z|x), called with ``latent_dim``.
+        missing: Whether x may have missing values, NaN; see :func:`make_vae`.
 
     Raises:
         ValueError: If a size is not positive, or ``latent_dim`` exceeds the number of features.
@@ -178,6 +194,7 @@ def bernoulli_vae(
         likelihood=Bernoulli,
         prior=prior,
         family=family,
+        missing=missing,
     )
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import xarray as xr
 from torch import Tensor
 
-__all__ = ["fit_report", "mean_and_error", "standard_error", "with_error"]
+__all__ = ["concerns", "fit_report", "mean_and_error", "standard_error", "with_error"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -57,6 +58,54 @@ def mean_and_error(values: Tensor) -> tuple[float, float]:
     """
     values = values.double()
     return values.mean().item(), standard_error(values.detach().cpu().numpy())
+
+
+def concerns(units: xr.Dataset, evidence: xr.Dataset) -> list[str]:
+    """What a reader of the figures should be warned of: unused units, and q far from p(z|x).
+
+    Args:
+        units: What ``diagnostics.active_units`` returned.
+        evidence: What ``diagnostics.log_evidence`` returned.
+
+    Returns:
+        One line for each; none where all units are active and every k-hat is below its threshold.
+
+    Example:
+        >>> units = xr.Dataset(
+        ...     {
+        ...         "variance": ("latent", [0.9, 0.002]),
+        ...         "active": ("latent", [True, False]),
+        ...     },
+        ...     attrs={"threshold": 0.01},
+        ... )
+        >>> khat = xr.Dataset({"pareto_khat": ("obs_id", [0.1, 0.9])})
+        >>> for line in concerns(units, khat.assign_attrs(khat_threshold=0.67)):
+        ...     print(line)
+        warning: 1 of 2 latent units inactive (2): the variance of their means over the data is
+        0.002, not above 0.01
+        warning: k-hat above 0.67 for 1 of 2 rows, at most 0.90: q(z|x) is far from p(z|x) there,
+        and an estimate of log p(x) too low
+    """
+    lines = []
+    active, variance = units["active"].to_numpy(), units["variance"].to_numpy()
+    if not active.all():
+        idle = [str(j + 1) for j in np.flatnonzero(~active)]
+        shown = ", ".join(idle[:10]) + (", ..." if len(idle) > 10 else "")
+        what = "posterior collapse, all" if not active.any() else f"{len(idle)} of {len(active)}"
+        lines.append(
+            f"warning: {what} latent units inactive ({shown}): the variance of their means over "
+            f"the data is {'at most ' if len(idle) > 1 else ''}{variance[~active].max():.2g}, not "
+            f"above {units.attrs['threshold']:.2g}"
+        )
+    khat, limit = evidence["pareto_khat"].to_numpy(), evidence.attrs["khat_threshold"]
+    above = ~(khat <= limit)  # an unknown k-hat is no good one
+    if above.any():
+        worst = np.nanmax(khat) if np.isfinite(khat).any() else math.nan
+        lines.append(
+            f"warning: k-hat above {limit:.2f} for {above.sum()} of {len(khat)} rows, at most "
+            f"{worst:.2f}: q(z|x) is far from p(z|x) there, and an estimate of log p(x) too low"
+        )
+    return lines
 
 
 def fit_report(

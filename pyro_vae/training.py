@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
-from pyro_vae.arguments import positive_integer
+from pyro_vae.arguments import named_options, positive_integer
 from pyro_vae.compiled_svi import CompiledSVI
 from pyro_vae.fit_checkpoints import Cadence
 from pyro_vae.fit_epochs import FitEpochs
@@ -38,6 +38,7 @@ Callback = Callable[[FitResult], object]
 """Called with the partial result after every epoch; returning True ends the fit."""
 
 
+@named_options
 def fit(
     vae: Programs,
     x: Any,
@@ -188,6 +189,12 @@ def fit(
         raise TypeError(
             f"elbo must be an instance of pyro.infer.ELBO with one loss; got {elbo!r}."
         )
+    for name, function in {"schedule": schedule, "optimizer": optimizer or adam}.items():
+        if not callable(function):
+            raise TypeError(
+                f"{name} must be a function; got {function!r}. See pyro_vae.optim: pass "
+                f"optim.{'cosine' if name == 'schedule' else 'adam(1e-3)'}, not its name."
+            )
     processes = Processes.current()
     is_kept = processes.any(run_dir is not None)  # which is the first process's to say
     if resume and not is_kept:

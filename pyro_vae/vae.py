@@ -7,12 +7,27 @@ from typing import Any, Self
 import pyro
 import torch
 from pyro import distributions as dist
+from pyro.distributions import constraints
 from torch import Tensor, nn
 
 from pyro_vae.arguments import positive_integer
-from pyro_vae.assembly import ROLES, covers_the_line, declared, is_discrete, is_real, probe
+from pyro_vae.assembly import (
+    check_cover,
+    check_shape,
+    check_types,
+    declared,
+    is_discrete,
+    probe,
+)
 from pyro_vae.datasets import CheckedArray
 from pyro_vae.distributions import location
+from pyro_vae.missing_values import (
+    observed_part,
+    posterior_of_observed,
+    refusal,
+    tell_of_zeros,
+    warn_of_unobserved,
+)
 from pyro_vae.modes import evaluation_mode
 from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import at_rows, per_datum_parts
@@ -34,8 +49,22 @@ class VAE(ProgramModule):
         prior: Module that maps () to p(z).
         likelihood: Module that maps z to p(x|z).
         guide: Module that maps x to q(z|x).
+        missing: Whether NaN in x is a missing value, see below.
 
     Each part is any ``nn.Module`` that declares ``event_shape`` and returns a distribution.
+
+    **Missing values.** With ``missing=True``, which :func:`pyro_vae.fit` sets where it is given a
+    mask, an entry of x that is NaN was not observed, and the bound is one on the density of what
+    was:
+
+    .. math:: \log p(x_{\text{obs}}) \ge \mathbb E_{q(z \mid x_{\text{obs}})}
+              \sum_{j \text{ observed}} \log p(x_j \mid z)
+              - \mathrm{KL}(q(z \mid x_{\text{obs}}) \,\|\, p(z))
+
+    which is the likelihood to maximize where values are missing at random. A guide that declares
+    ``takes_missing``, as one whose encoder is a ``networks.WithMask`` does, sees which entries are
+    missing; any other is shown zeros in their place, and its bound is the looser. A row without
+    any observed entry has q = p(z): its ELBO is 0 and it teaches nothing.
 
     Attributes:
         p_z: The prior.
@@ -61,8 +90,16 @@ class VAE(ProgramModule):
         https://arxiv.org/abs/1312.6114
     """
 
-    def __init__(self, *, prior: nn.Module, likelihood: nn.Module, guide: nn.Module) -> None:
+    def __init__(
+        self,
+        *,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        guide: nn.Module,
+        missing: bool = False,
+    ) -> None:
         super().__init__()
+        self.missing = missing
         self.p_z = declared("p_z", prior)
         self.p_x_given_z = declared("p_x_given_z", likelihood)
         self.q_z_given_x = declared("q_z_given_x", guide)
@@ -74,13 +111,14 @@ class VAE(ProgramModule):
         pyro.module(f"{self.store_name}.p_x_given_z", self.p_x_given_z)
         with pyro.plate("data", len(x), dim=-1):
             z = pyro.sample("z", self.p_z())
-            return pyro.sample("x", self.p_x_given_z(z), obs=x)
+            p = self.p_x_given_z(z)
+            return pyro.sample("x", observed_part(p, x) if self.missing else p, obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
         """Approximate posterior q(z|x) at ``x`` of shape ``(N, *event_shape)``."""
         pyro.module(f"{self.store_name}.q_z_given_x", self.q_z_given_x)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.q_z_given_x(x))
+            return pyro.sample("z", self._posterior(x))
 
     @property
     def event_shape(self) -> torch.Size:
@@ -99,11 +137,11 @@ class VAE(ProgramModule):
             x: Data, ``(N, *event_shape)``: tensor, array or DataFrame.
 
         Raises:
-            ValueError: If x has another event shape, or holds NaN or infinity.
+            ValueError: If x has another event shape, or holds infinity, or NaN while ``missing``
+                is False.
             TypeError: If x is not numeric.
         """
-        q: dist.TorchDistribution = self.q_z_given_x(self.prepare(x).tensor)
-        return q
+        return self._posterior(self.prepare(x).tensor)
 
     def decode(self, z: Tensor) -> Tensor:
         """Mean of p(x|z), ``(..., *event_shape)``, at ``z`` of shape ``(..., *latent_shape)``.
@@ -206,8 +244,23 @@ class VAE(ProgramModule):
         """
         return self._with_part("p_z", prior)
 
+    def declare_missing(self) -> None:
+        """Take NaN in x for a missing value from now on: ``missing`` becomes True.
+
+        Raises:
+            ValueError: If p(x|z) does not have independent entries.
+        """
+        if not self.missing:
+            self._check_missing()
+        self.missing = True
+
     def prepare(
-        self, x: Any, *, columns: Sequence[str] | None = None, name: str = "x"
+        self,
+        x: Any,
+        *,
+        columns: Sequence[str] | None = None,
+        name: str = "x",
+        mask: Any = None,
     ) -> CheckedArray:
         """Checked data as a tensor, as :meth:`ProgramModule.prepare` has it, in p(x|z)'s support.
 
@@ -215,21 +268,47 @@ class VAE(ProgramModule):
             ValueError: Also if values lie outside the support that the likelihood declares.
             TypeError: If x is not numeric.
         """
-        checked = super().prepare(x, columns=columns, name=name)
+        checked = super().prepare(x, columns=columns, name=name, mask=mask)
         check = getattr(self.p_x_given_z, "check_support", None)
         if check is not None:
             check(checked.tensor, columns=checked.columns or self.columns, name=name)
         return checked
 
-    def check_data(self, x: Tensor) -> None:
-        """Let the likelihood warn of, or refuse, data that it cannot describe."""
+    def check_data(self, x: Tensor, columns: Sequence[str] | None = None) -> None:
+        """Let the likelihood warn of, or refuse, data that it cannot describe.
+
+        Args:
+            x: Data, ``(N, *event_shape)``.
+            columns: Names of the features; ``self.columns`` unless given.
+
+        Warns:
+            UserWarning: Also of features without any observed value.
+        """
+        columns = self.columns if columns is None else columns
+        if self.missing:
+            warn_of_unobserved(x, columns)
         check = getattr(self.p_x_given_z, "check_data", None)
         if check is not None:
-            check(x, self.columns)
+            check(x, columns)
+
+    def _posterior(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) at checked x."""
+        if self.missing:
+            return posterior_of_observed(self.q_z_given_x, self.p_z, x)
+        q: dist.TorchDistribution = self.q_z_given_x(x)
+        return q
+
+    def _check_missing(self) -> None:
+        if self._refusal is not None:
+            raise ValueError(self._refusal)
+        tell_of_zeros(self.q_z_given_x)
 
     @property
     def _counts(self) -> bool:
-        return self._is_discrete
+        # Of a likelihood on [0, 1] check_support says what is wrong with raw bytes, and knows the
+        # likelihoods that take them.
+        support = getattr(self.p_x_given_z, "support", None)
+        return self._is_discrete or support is constraints.unit_interval
 
     def _center(self, p: dist.TorchDistribution) -> Tensor:
         center = getattr(self.p_x_given_z, "center", None)
@@ -244,20 +323,6 @@ class VAE(ProgramModule):
         new._check_parts()
         return new
 
-    def _check_types(self) -> None:
-        """Refuse parts with parameters of different floating types, which no batch could fit."""
-        found = {}
-        for name, role in ROLES.items():
-            params = (p.dtype for p in getattr(self, name).parameters() if p.is_floating_point())
-            dtype = next(params, None)
-            if dtype is not None:
-                found[role] = dtype
-        if len(set(found.values())) > 1:
-            shown = ", ".join(f"{role} {dtype}" for role, dtype in found.items())
-            raise ValueError(
-                f"parts must share one floating type; got {shown}. Call .to(dtype) on each."
-            )
-
     def _check_parts(self) -> None:
         """Run the parts once on two rows of zeros, so that a misfit shows here and not in SVI."""
         guide_shape = torch.Size(self.q_z_given_x.event_shape)  # type: ignore[arg-type]
@@ -266,7 +331,7 @@ class VAE(ProgramModule):
                 f"prior and guide must share a latent shape; got p(z) over "
                 f"{tuple(self.latent_shape)} and q(z|x) over {tuple(guide_shape)}."
             )
-        self._check_types()
+        check_types(self)
         reference = self._reference()
         z = reference.new_zeros(2, *self.latent_shape)
         x = reference.new_zeros(2, *self.event_shape)
@@ -279,23 +344,11 @@ class VAE(ProgramModule):
             p_z = probe("prior", self.p_z)
             p_x_given_z = probe("likelihood", self.p_x_given_z, z)
             q_z_given_x = probe("guide", self.q_z_given_x, x)
-        for role, made, batch, event in (
-            ("prior", p_z, (), self.latent_shape),
-            ("likelihood", p_x_given_z, (2,), self.event_shape),
-            ("guide", q_z_given_x, (2,), self.latent_shape),
-        ):
-            # A part may ignore its input; the plate then expands its empty batch shape.
-            if made.event_shape != event or made.batch_shape not in {torch.Size(()), batch}:
-                raise ValueError(
-                    f"{role} must return a distribution with its declared event shape "
-                    f"{tuple(event)} and batch shape {batch} for an input of 2 rows; got event "
-                    f"shape {tuple(made.event_shape)} and batch shape {tuple(made.batch_shape)}. "
-                    "Does it lack a .to_event(), or has its network another width?"
-                )
-        if is_real(q_z_given_x) and not covers_the_line(p_z, z):
-            raise ValueError(
-                f"prior must have a density wherever the guide draws, on all real vectors; got "
-                f"{type(p_z).__name__} with support {p_z.support}. Give the guide a family with "
-                "that support, or the prior one on the whole line."
-            )
+        check_shape("prior", p_z, batch=(), event=self.latent_shape)
+        check_shape("likelihood", p_x_given_z, batch=(2,), event=self.event_shape)
+        check_shape("guide", q_z_given_x, batch=(2,), event=self.latent_shape)
+        check_cover(p_z, q_z_given_x, z)
         self._is_discrete = is_discrete(p_x_given_z)
+        self._refusal = refusal(p_x_given_z)
+        if self.missing:
+            self._check_missing()

@@ -111,7 +111,7 @@ def test_two_autoencoders_train_independently():
             ValueError,
             r"\(6,\).*\(5,\)",
         ),
-        (lambda: baselines.LinearAutoencoder(6, 0), ValueError, "positive integers; got 0"),
+        (lambda: baselines.LinearAutoencoder(6, 0), ValueError, "positive integer; got 0"),
         (
             lambda: baselines.Autoencoder(nn.Linear(6, 2), nn.Linear(2, 5), event_shape=(6,)),
             ValueError,

@@ -24,9 +24,10 @@ from pyro_vae.commands.model_choice import VARIANCE, build, has_variance, headin
 from pyro_vae.commands.progress import one_speaks, shows_progress
 from pyro_vae.commands.training_choice import training_options
 from pyro_vae.datasets import Dataset
+from pyro_vae.diagnosis.messages import collected_messages
 from pyro_vae.fit_result import FitResult
 from pyro_vae.optim.processes import Processes, started
-from pyro_vae.report import fit_report, mean_and_error, with_error
+from pyro_vae.report import concerns, fit_report, mean_and_error, with_error
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
 from pyro_vae.sources import resolve_device
@@ -34,6 +35,9 @@ from pyro_vae.training import fit as fit_vae
 from pyro_vae.vae import VAE
 
 __all__ = ["fit"]
+
+KHAT_ROWS, KHAT_DRAWS = 50, 500
+"""Held-out rows whose k-hat the report looks at, and draws for each: a second or two."""
 
 MAX_REPORTED = 10_000
 """Rows on which the report evaluates the ELBO; enough for a standard error below a nat."""
@@ -116,6 +120,7 @@ def _report(
             *_variance_in_words(vae, terms),
             *_training_in_words(settings["fit"], terms),
             *gain,
+            *_concerns(vae, parts),
             *_stops_in_words(result, run),
             f"{len(result.rows)} epochs in {result.seconds:.0f} s{shared}; "
             f"highest validation ELBO after epoch {result.best_epoch}, weights of epoch {kept}",
@@ -194,7 +199,10 @@ def _probabilistic_pca(
         return {}, [
             "probabilistic PCA needs fewer dimensions than features and rows: no reference"
         ]
-    pca = baselines.PCA(latent_dim).fit(train.x)
+    try:
+        pca = baselines.PCA(latent_dim).fit(train.x)
+    except ValueError as error:  # no noise is left: its likelihood has no bound
+        return {}, [f"no reference by probabilistic PCA: {error}"]
     log_p = [pca.log_prob(part.x).double() for part in parts]
     elbo = torch.from_numpy(held_out_terms["elbo"].to_numpy())
     gain = with_error(*mean_and_error(elbo - log_p[1]))
@@ -202,6 +210,15 @@ def _probabilistic_pca(
     return {name: [mean_and_error(values) for values in log_p]}, [
         f"held-out ELBO less probabilistic PCA's exact log p(x), row by row: {gain} nats per datum"
     ]
+
+
+def _concerns(vae: VAE, parts: list[Dataset]) -> list[str]:
+    """Inactive units on the training rows, and k-hat on some of the held-out ones."""
+    train, held_out = parts
+    with collected_messages():  # which the report says in its own words
+        units = diagnostics.active_units(vae, train.x)
+        evidence = diagnostics.log_evidence(vae, held_out.x[:KHAT_ROWS], num_samples=KHAT_DRAWS)
+    return concerns(units, evidence)
 
 
 def _draw(

@@ -4,11 +4,11 @@
 ``x`` is what a model is fitted to.
 """
 
+from .any_rows import checked_rows as checked_rows
 from .arrays import CheckedArray as CheckedArray
 from .arrays import as_tensor as as_tensor
 from .arrays import check_gray_levels as check_gray_levels
 from .dataset import Dataset as Dataset
-from .dataset import checked_rows as checked_rows
 from .embedded import digits as digits
 from .faces import celeba as celeba
 from .files import from_file as from_file
@@ -19,6 +19,9 @@ from .images import kmnist as kmnist
 from .images import mnist as mnist
 from .mapped import MappedDataset as MappedDataset
 from .mapped import memory_mapped as memory_mapped
+from .masks import has_masked as has_masked
+from .masks import observed_entries as observed_entries
+from .masks import says_nan as says_nan
 from .probabilistic_pca import LinearGaussian as LinearGaussian
 from .scaling import Scaling as Scaling
 from .simulated import LinearGaussianData as LinearGaussianData
@@ -40,8 +43,11 @@ __all__ = [
     "emnist",
     "fashion_mnist",
     "from_file",
+    "has_masked",
     "kmnist",
     "linear_gaussian",
     "memory_mapped",
     "mnist",
+    "observed_entries",
+    "says_nan",
 ]

@@ -40,7 +40,8 @@ class CheckedArray:
     """Data that passed every check, with what the caller needs to report a cast.
 
     Args:
-        tensor: The data, floating point, finite, shape ``(N, *event_shape)`` with ``N >= 1``.
+        tensor: The data, floating point, finite (NaN where missing), shape ``(N, *event_shape)``
+            with ``N >= 1``.
         columns: Column names when the data came as a table, otherwise ``None``.
         source_dtype: Name of the type the data came in, for example ``"uint8"``; a table of mixed
             columns lists them, ``"float64, int64"``.
@@ -63,6 +64,8 @@ def as_tensor(
     dtype: torch.dtype | None = None,
     columns: Sequence[str] | None = None,
     name: str = "x",
+    missing: bool = False,
+    observed: Tensor | None = None,
 ) -> CheckedArray:
     r"""Check data and turn them into one float tensor, one datum a row.
 
@@ -79,15 +82,19 @@ def as_tensor(
         columns: Column names in the order the model was fitted on. A table is matched to them by
             name and further columns are left out; anything without names is taken by position.
         name: What to call the data in error messages.
+        missing: Whether NaN, and what a ``numpy.ma`` array masks, is a missing value.
+        observed: Booleans of the shape of the result. What is False is missing, whatever it holds,
+            and becomes NaN; what is True must be finite.
 
     Returns:
         The checked tensor, shape ``(N, *event_shape)``, with its column names and source type.
 
     Raises:
         TypeError: If the data are not real numbers (strings, dates, categories, objects, complex
-            values), or are sparse or masked, or ``dtype`` is not a floating type.
+            values), or are sparse, or masked where nothing may be missing, or ``dtype`` is not a
+            floating type.
         ValueError: If there are no rows, the event shape or the column names do not fit, a value
-            is NaN or infinite, or a value overflows in ``dtype``.
+            is NaN (and not missing) or infinite, or a value overflows in ``dtype``.
 
     Example:
         >>> checked = as_tensor([[0, 1], [2, 3]], event_shape=(2,), dtype=torch.float64)
@@ -96,11 +103,15 @@ def as_tensor(
         >>> as_tensor([[0.0, float("nan")]])
         Traceback (most recent call last):
         ValueError: x must not contain NaN; got 1, the first at row 0, column 1. Drop or impute
-        those rows, or model the values as missing: nothing is dropped silently.
+        those rows, or model the values as missing, mask="nan" in pyro_vae.fit: nothing is dropped
+        silently.
+        >>> as_tensor([[0.0, float("nan")]], missing=True).tensor.isnan()
+        tensor([[False,  True]])
     """
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"dtype must be a floating-point torch.dtype; got {dtype}.")
     names: tuple[str, ...] | None = None
+    missing_beside = missing and observed is None
     if isinstance(x, Tensor):
         tensor = _dense(x, name)
         source = str(tensor.dtype).removeprefix("torch.")
@@ -108,6 +119,10 @@ def as_tensor(
         if isinstance(x, pd.DataFrame | pd.Series):
             array, names, source = numeric_table(x, columns=columns, name=name)
         else:
+            if missing and np.ma.isMaskedArray(x):
+                unmasked = shared(~np.ma.getmaskarray(x))
+                observed = unmasked if observed is None else unmasked & observed.cpu()
+                x = np.ma.getdata(x)
             array = real_array(x, name)
             source = array.dtype.name
         check_rows(array.shape, name)
@@ -120,7 +135,11 @@ def as_tensor(
     check_rows(shape, name)
     if event_shape is not None:
         _check_event(shape, tuple(event_shape), name)
-    finite = FiniteScan(names, name)
+    if observed is not None:
+        observed = observed.to(tensor.device)
+        # Integers stay what they are, and what is out of sight is not cast.
+        tensor = torch.where(observed, tensor, torch.zeros_like(tensor))
+    finite = FiniteScan(names, name, missing=missing_beside)
     finite.add(tensor)
     finite.check()
     if dtype is None:
@@ -128,7 +147,9 @@ def as_tensor(
     cast = tensor.to(dtype)
     # Only a narrower type can overflow; integers overflow in float16 alone.
     if cast is not tensor:
-        check_overflow(cast, tensor, name, columns=names)
+        check_overflow(cast, tensor, name, columns=names, missing=missing)
+    if observed is not None:
+        cast = torch.where(observed, cast, torch.nan)
     return CheckedArray(cast, names, source)
 
 
@@ -147,10 +168,11 @@ def check_gray_levels(checked: CheckedArray, name: str) -> None:
         --divide 255), or cast to float yourself to keep the units.
     """
     rows = checked.tensor
-    if checked.source_dtype == "uint8" and rows.max() > 1:
+    if checked.source_dtype == "uint8" and bool((rows > 1).any()):
+        shown = rows[~rows.isnan()]
         raise ValueError(
             f"{name} must be scaled before a density over real numbers sees it; got uint8 values "
-            f"in [{rows.min():.0f}, {rows.max():.0f}]. Pass {name} / 255 (for a file "
+            f"in [{shown.min():.0f}, {shown.max():.0f}]. Pass {name} / 255 (for a file "
             "scaling=Scaling.divide(255), on the command line --divide 255), or cast to float "
             "yourself to keep the units."
         )
@@ -184,8 +206,9 @@ def real_array(x: Any, name: str) -> np.ndarray[Any, Any]:
         masked = int(np.ma.count_masked(x))
         if masked:
             raise TypeError(
-                f"{name} must not be masked; got {masked} masked entries. Missing values are not "
-                f"supported as masks here: fill them with {name}.filled(...) or drop those rows."
+                f"{name} must not be masked where no value may be missing; got {masked} masked "
+                f"entries. Fill them with {name}.filled(...), drop those rows, or fit a model to "
+                "what is observed: pyro_vae.fit takes masked arrays."
             )
     if isinstance(x, list | tuple) and x and all(isinstance(item, Tensor) for item in x):
         # numpy would unpack the tensors one number at a time.

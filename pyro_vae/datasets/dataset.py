@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
-from .arrays import CheckedArray, as_tensor, check_gray_levels
+from .arrays import as_tensor, check_gray_levels
 from .scaling import Scaling
 
-__all__ = ["Dataset", "checked_rows", "row_index", "split_rows"]
+__all__ = ["Dataset", "row_index", "split_rows"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -290,40 +289,3 @@ def row_index(indices: Any, x: Tensor) -> Tensor:
             "For one row pass [index]."
         )
     return indices.to(x.device)
-
-
-def checked_rows(
-    x: Any,
-    *,
-    event_shape: Sequence[int] | None = None,
-    dtype: torch.dtype | None = None,
-    columns: Sequence[str] | None = None,
-    name: str = "x",
-) -> CheckedArray:
-    """:func:`as_tensor` for a :class:`Dataset` as well, whose columns are matched by name too.
-
-    Args:
-        x: A data set, or anything that :func:`as_tensor` takes.
-        event_shape: Shape that each datum must have; by default any.
-        dtype: Floating type of the result.
-        columns: Column names in the order the model was fitted on.
-        name: What to call the data in error messages.
-
-    Raises:
-        ValueError: As :func:`as_tensor`.
-        TypeError: As :func:`as_tensor`.
-
-    Example:
-        >>> data = Dataset("ab", torch.tensor([[1.0, 2.0]]), columns=("a", "b"))
-        >>> checked_rows(data, columns=("b", "a")).tensor
-        tensor([[2., 1.]])
-    """
-    own = None
-    if isinstance(x, Dataset):
-        x, own = x.x, x.columns
-        if own is not None and columns is not None and tuple(columns) != own:
-            x = pd.DataFrame(x.cpu().numpy(), columns=list(own))
-    checked = as_tensor(x, event_shape=event_shape, dtype=dtype, columns=columns, name=name)
-    if own is not None and checked.columns is None:
-        return dataclasses.replace(checked, columns=own)
-    return checked

@@ -10,8 +10,8 @@ from torch import Tensor
 __all__ = ["FiniteScan", "check_overflow", "place", "sum_is_finite"]
 
 MENDS = {
-    "NaN": "Drop or impute those rows, or model the values as missing: nothing is dropped "
-    "silently.",
+    "NaN": 'Drop or impute those rows, or model the values as missing, mask="nan" in '
+    "pyro_vae.fit: nothing is dropped silently.",
     "infinite values": "They often come from a logarithm of zero or a division by zero; correct "
     "or drop those rows.",
 }
@@ -23,6 +23,7 @@ class FiniteScan:
     Args:
         columns: Names of the features, where they have any.
         name: What to call the data in the error.
+        missing: Whether NaN stands for a missing value, and is as good as a finite one.
 
     Attributes:
         found: Whether anything that is not finite was met.
@@ -37,8 +38,8 @@ class FiniteScan:
         often come from a logarithm of zero or a division by zero; correct or drop those rows.
     """
 
-    def __init__(self, columns: Sequence[str] | None, name: str) -> None:
-        self._columns, self._name = columns, name
+    def __init__(self, columns: Sequence[str] | None, name: str, *, missing: bool = False) -> None:
+        self._columns, self._name, self._missing = columns, name, missing
         self._counts = dict.fromkeys(MENDS, 0)
         self._first: dict[str, str] = {}
         self.found = False
@@ -53,7 +54,7 @@ class FiniteScan:
         if sum_is_finite(x):
             return
         for label, bad in (("NaN", torch.isnan(x)), ("infinite values", torch.isinf(x))):
-            if bad.any():
+            if bad.any() and not (self._missing and label == "NaN"):
                 self._counts[label] += int(bad.sum())
                 self._first.setdefault(label, place(bad, self._columns, numbers))
                 self.found = True
@@ -92,6 +93,7 @@ def check_overflow(
     columns: Sequence[str] | None = None,
     numbers: Tensor | None = None,
     is_piece: bool = False,
+    missing: bool = False,
 ) -> None:
     """Refuse finite values that a cast has made infinite.
 
@@ -104,6 +106,7 @@ def check_overflow(
         columns: Names of the features, where they have any.
         numbers: Row numbers, ``(n,)``, where these are not all rows.
         is_piece: Whether more rows come after these, which the error then says.
+        missing: Whether NaN in x is no reason to leave it to the scan.
 
     Raises:
         ValueError: If all of x is finite and some of ``cast`` is not.
@@ -118,7 +121,8 @@ def check_overflow(
     if sum_is_finite(cast):
         return
     bad = torch.isinf(cast)
-    if bad.any() and bool(torch.isfinite(x).all()):
+    finite = torch.isfinite(x) | x.isnan() if missing else torch.isfinite(x)
+    if bad.any() and bool(finite.all()):
         target = str(cast.dtype).removeprefix("torch.")
         rest = ""
         if is_piece and numbers is not None:

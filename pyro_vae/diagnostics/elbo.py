@@ -81,20 +81,27 @@ def elbo_terms(
     chunk_size = positive_integer(chunk_size, "chunk_size")
     analytic = {"kl", "entropy", "cross_entropy"}
     sites: list[str] = []
-    num_features = 0
+    of_all: set[str] = set()
+    num_observed = 0
 
     def compute(piece: Tensor) -> Columns:
-        nonlocal num_features
-        num_features = piece[0].numel()
+        nonlocal num_observed
+        num_observed += int((~piece.isnan()).sum())
         blocks = elbo_terms_by_draws(vae, piece, num_samples=num_samples, chunk_size=chunk_size)
         columns, of_piece, sites[:] = _reduced(blocks)
+        # Rows without any observed value have the prior in q's place, with other closed forms.
+        of_all.update(columns if not of_all else ())
+        of_all.intersection_update(columns)
         analytic.intersection_update(of_piece)
         return columns
 
     columns = by_rows(vae, x, compute, seed=seed, purpose="elbo terms", at_a_time=ROWS_AT_A_TIME)
+    columns = {name: values for name, values in columns.items() if name in of_all}
+    num_data = len(columns["elbo"])
+    whole = num_observed // num_data
     attrs: dict[str, float | str] = {
         "num_samples": num_samples,
-        "num_features": num_features,
+        "num_features": num_observed / num_data if num_observed % num_data else whole,
         "seed": seed,
     }
     attrs |= {f"{n}_is_analytic": int(n in analytic) for n in ("kl", "entropy", "cross_entropy")}
@@ -186,6 +193,8 @@ def bits_per_dim(terms: xr.Dataset, *, unit: float = 1.0) -> BitsPerDim:
     r"""The bound as a code length: bits for each of the n dimensions of x, lower is better.
 
     .. math:: \frac{-\text{ELBO}}{n \log 2} - \log_2 u
+
+    Where values are missing, n is the mean number of observed ones.
 
     Args:
         terms: What :func:`elbo_terms` returned.

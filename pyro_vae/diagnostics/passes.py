@@ -13,7 +13,7 @@ from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
-__all__ = ["Columns", "by_rows", "each_piece", "per_datum_dataset", "piece_size"]
+__all__ = ["Columns", "by_rows", "complete", "each_piece", "per_datum_dataset", "piece_size"]
 
 Columns = dict[str, Tensor]
 
@@ -43,6 +43,36 @@ def piece_size(most: int, x: Tensor, *, num_draws: int = 1) -> int:
     """
     of_x = NUMBERS_OF_X // max(1, math.prod(x.shape[1:]))
     return max(1, min(most, of_x, NUMBERS_OF_DRAWS // num_draws))
+
+
+def complete(x: Tensor, purpose: str, *, name: str = "x") -> Tensor:
+    """The data as they are, if nothing of them is missing.
+
+    Args:
+        x: Data, ``(N, *event_shape)``, with NaN where missing.
+        purpose: What compares x as a whole.
+        name: What to call the data.
+
+    Raises:
+        ValueError: If a value is missing.
+
+    Example:
+        >>> import torch
+        >>> complete(torch.tensor([[0.0, float("nan")]]), "a check")
+        Traceback (most recent call last):
+        ValueError: x must be complete for a check, which compares all of it with what the model
+        draws; got 1 missing values in 1 of 1 rows. Pass the complete rows, or impute the others
+        with pyro_vae.impute.
+    """
+    missing = x.isnan()
+    if bool(missing.any()):
+        rows = int(missing.reshape(len(x), -1).any(1).sum())
+        raise ValueError(
+            f"{name} must be complete for {purpose}, which compares all of it with what the model "
+            f"draws; got {int(missing.sum())} missing values in {rows} of {len(x)} rows. Pass the "
+            "complete rows, or impute the others with pyro_vae.impute."
+        )
+    return x
 
 
 def by_rows(

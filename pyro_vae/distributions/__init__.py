@@ -16,7 +16,9 @@ from .independent_normal import UnitNormal as UnitNormal
 from .location import location as location
 from .mean_beta import MeanBeta as MeanBeta
 from .module import DistributionModule as DistributionModule
+from .observed_entries import ObservedEntries as ObservedEntries
 from .packed_normal import PackedNormal as PackedNormal
+from .row_choice import RowChoice as RowChoice
 from .shared_variance_normal import SharedVarianceNormal as SharedVarianceNormal
 from .student_t import FixedDfStudentT as FixedDfStudentT
 
@@ -35,7 +37,9 @@ __all__ = [
     "LogMeanPoisson",
     "LogMeanZeroInflatedPoisson",
     "MeanBeta",
+    "ObservedEntries",
     "PackedNormal",
+    "RowChoice",
     "SharedVarianceNormal",
     "UnitNormal",
     "location",

@@ -113,3 +113,11 @@ class SharedVarianceNormal(Expandable):
             return (c.log().sum() * -0.5 + constant).sub((r.square() / c).sum(-1), alpha=0.5)
         log_norm = c.log() * (-0.5 * num_features) + constant
         return log_norm.addcdiv(torch.linalg.vecdot(r, r), c, value=-0.5)
+
+    def log_prob_of_entries(self, value: Tensor) -> Tensor:
+        """Log density of each element of x in nats, ``batch_shape + event_shape`` (broadcast)."""
+        if self._validate_args:
+            self._validate_sample(value)
+        squares, c = (self.loc - value).square(), self._variance
+        log_c = c.log() if isinstance(c, Tensor) else math.log(c)
+        return (squares / c + (log_c + LOG_2PI)) * -0.5

@@ -18,7 +18,8 @@ class AmortizedGuide(FamilyGuide):
 
     Args:
         family: Unconstrained parameters to a distribution over z.
-        encoder: Network from ``(..., *event_shape of x)`` to ``(..., family.num_params)``.
+        encoder: Network from ``(..., *event_shape of x)`` to ``(..., family.num_params)``. For x
+            with missing entries see ``networks.WithMask``.
 
     Raises:
         TypeError: If ``family`` declares no ``event_shape``.
@@ -35,6 +36,11 @@ class AmortizedGuide(FamilyGuide):
     def __init__(self, family: Family, encoder: nn.Module) -> None:
         super().__init__(family)
         self.encoder = encoder
+
+    @property
+    def takes_missing(self) -> bool:
+        """Whether the encoder takes x with NaN, as ``networks.WithMask`` does."""
+        return bool(getattr(self.encoder, "takes_missing", False))
 
     def params(self, x: Tensor) -> Tensor:
         """What the encoder says of x, ``(..., num_params)``."""

@@ -55,6 +55,9 @@ class PerDatumGuide(FamilyGuide):
         section 3. https://arxiv.org/abs/1801.03558
     """
 
+    takes_missing = True
+    """Whatever x holds, its row number alone is looked at."""
+
     def __init__(self, family: Family, num_data: int) -> None:
         super().__init__(family)
         self.num_data = positive_integer(num_data, "num_data")

@@ -6,7 +6,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["as_written", "continuous_alternative", "outside", "rescaled", "warn_of_features"]
+__all__ = [
+    "as_written",
+    "constant_features",
+    "continuous_alternative",
+    "outside",
+    "rescaled",
+    "warn_of_features",
+]
 
 
 def outside(x: Tensor, inside: Tensor, columns: Sequence[str] | None, *, whole: bool) -> str:
@@ -29,6 +36,7 @@ def outside(x: Tensor, inside: Tensor, columns: Sequence[str] | None, *, whole: 
         where = f"row {index[0]}, column {column}"
     else:
         where = f"row {index[0]}" if len(index) == 1 else f"index {tuple(index)}"
+    x = x[~x.isnan()]
     num_broken = int((x != x.round()).sum())
     broken = f" ({num_broken} not whole)" if whole and num_broken else ""
     return (
@@ -76,6 +84,26 @@ def continuous_alternative(x: Tensor) -> str:
     if x.min() > 0:
         return "likelihoods.LogNormal for positive numbers"
     return "likelihoods.Gaussian for real numbers"
+
+
+def constant_features(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Which features have one value in all rows where they are observed, and their lowest value.
+
+    Args:
+        x: Data with NaN where missing, ``(N, *event_shape)``.
+
+    Returns:
+        Both flattened; a feature that is never observed is not constant.
+
+    Example:
+        >>> nan = float("nan")
+        >>> constant_features(torch.tensor([[1.0, nan, 3.0], [2.0, 5.0, 3.0], [nan, nan, 3.0]]))
+        (tensor([False,  True,  True]), tensor([1., 5., 3.]))
+    """
+    rows = x.reshape(len(x), -1)
+    missing = rows.isnan()
+    lowest = rows.masked_fill(missing, torch.inf).amin(0)
+    return lowest == rows.masked_fill(missing, -torch.inf).amax(0), lowest
 
 
 def warn_of_features(marked: Tensor, columns: Sequence[str] | None, what: str) -> None:

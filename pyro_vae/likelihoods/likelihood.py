@@ -74,21 +74,21 @@ class Likelihood(DistributionModule, abc.ABC):
         """Refuse data to which this likelihood gives no density.
 
         Args:
-            x: Data, ``(N, *event_shape)``.
+            x: Data, ``(N, *event_shape)``, with NaN where missing.
             columns: Names of the features, where they have any.
             name: What to call the data.
 
         Raises:
-            ValueError: If a value lies outside the support; how many, where the first is, the
-                range of x, and what to do.
+            ValueError: If an observed value lies outside the support; how many, where the first
+                is, the range of x, and what to do.
         """
-        inside = self.support.check(x)
+        inside = self.support.check(x) | x.isnan()
         if bool(inside.all()):
             return
         found = outside(x, inside, columns, whole=self._is_whole)
         raise ValueError(
             f"{name} must {self.support_in_words}, the support of {type(self).__name__}; {found}. "
-            f"{self._mend(x, name)}"
+            f"{self._mend(x[~x.isnan()], name)}"
         )
 
     def check_data(self, x: Tensor, columns: Sequence[str] | None = None) -> None:
@@ -109,7 +109,7 @@ class Likelihood(DistributionModule, abc.ABC):
         return mean
 
     def _mend(self, x: Tensor, name: str) -> str:
-        """What to do about data outside the support."""
+        """What to do about data outside the support; x holds their observed values, flattened."""
         return f"Correct {name}, or use another likelihood."
 
     @classmethod

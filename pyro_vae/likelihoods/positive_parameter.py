@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .data_checks import warn_of_features
+from .data_checks import constant_features, warn_of_features
 from .likelihood import Likelihood
 
 __all__ = [
@@ -150,18 +150,21 @@ class PositiveParameterLikelihood(Likelihood, abc.ABC):
 
         Warns:
             UserWarning: If each feature has a variance or scale of its own to learn and some
-                feature is constant: it falls to the floor and the density grows as far.
+                feature is constant, or all have one and all are constant: it falls to the floor
+                and the density grows as far.
         """
-        is_shared = not self._is_learned or self.log_excess.dim() == 0
-        if is_shared or not self._is_unbounded or len(x) < 2:
+        if not self._is_learned or not self._is_unbounded or len(x) < 2:
             return
-        rows = x.reshape(len(x), -1)
+        constant = constant_features(x)[0]
+        if self.log_excess.dim() == 0 and not bool(constant.all()):
+            return
         warn_of_features(
-            rows.amax(0) == rows.amin(0),
+            constant,
             columns,
             f"are constant ({{names}}): their learned {self._name} falls to {self._name}_floor = "
-            f"{self._floor}, and the ELBO grows without meaning. Drop them, or learn one "
-            f"{self._name} for all features.",
+            f"{self._floor}, and the ELBO grows without meaning. Drop them, or "
+            + ("learn one" if self.log_excess.dim() else "fix the")
+            + f" {self._name} for all features.",
         )
 
     def extra_repr(self) -> str:

@@ -13,7 +13,12 @@ from pyro_vae.distributions import ContinuousBernoulli as ContinuousBernoulliDis
 from pyro_vae.distributions import MeanBeta
 from pyro_vae.distributions.mean_beta import open_unit_interval
 
-from .data_checks import continuous_alternative, rescaled, warn_of_features
+from .data_checks import (
+    constant_features,
+    continuous_alternative,
+    rescaled,
+    warn_of_features,
+)
 from .likelihood import Likelihood
 
 __all__ = ["Beta", "ContinuousBernoulli"]
@@ -61,7 +66,7 @@ class ContinuousBernoulli(Likelihood):
             UserWarning: If all of x is 0 or 1, or some feature is constant there: the density of
                 such values has no bound.
         """
-        at_end = (x == 0) | (x == 1)
+        at_end = (x == 0) | (x == 1) | x.isnan()
         if bool(at_end.all()):
             warnings.warn(
                 "x holds 0 and 1 alone, where the density of a continuous Bernoulli grows without "
@@ -70,9 +75,9 @@ class ContinuousBernoulli(Likelihood):
                 stacklevel=2,
             )
         elif len(x) > 1:
-            rows = x.reshape(len(x), -1)
+            is_constant, value = constant_features(x)
             warn_of_features(
-                (rows.amax(0) == rows.amin(0)) & at_end.reshape(len(x), -1)[0],
+                is_constant & ((value == 0) | (value == 1)),
                 columns,
                 "are constant at 0 or 1 ({names}), where their density grows without bound, and "
                 "the ELBO without meaning. Drop them.",
@@ -160,9 +165,8 @@ class Beta(Likelihood):
         """
         if len(x) < 2:
             return
-        rows = x.reshape(len(x), -1)
         warn_of_features(
-            rows.amax(0) == rows.amin(0),
+            constant_features(x)[0],
             columns,
             "are constant ({names}): their concentration rises to max_concentration = "
             f"{self.max_concentration}, and the ELBO grows without meaning. Drop them.",

@@ -14,6 +14,7 @@ def resolve_device(programs: Any, device: torch.device | str) -> torch.device:
     "auto" is the module's own device if it is not the CPU, else a GPU where there is one.
 
     Raises:
+        ValueError: If torch knows no such device.
         RuntimeError: If a GPU is asked for and there is none.
     """
     if device == "auto":
@@ -21,7 +22,12 @@ def resolve_device(programs: Any, device: torch.device | str) -> torch.device:
         if reference is not None and reference.device.type != "cpu":
             return reference.device
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    resolved = torch.device(device)
+    try:
+        resolved = torch.device(device)
+    except RuntimeError:
+        raise ValueError(
+            f"device must be 'auto', 'cpu', 'cuda' or another that torch knows; got {device!r}."
+        ) from None
     if resolved.type == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
             f"device must be available; got {device!r}, and torch finds no GPU. "

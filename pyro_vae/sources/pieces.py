@@ -61,16 +61,14 @@ def in_pieces(x: Any) -> Iterator[tuple[Tensor, Any, Tensor]] | None:
     if type(x) not in {Tensor, np.ndarray} and not isinstance(x, Dataset):
         return None
     values = x.x if isinstance(x, Dataset) else x
+    if isinstance(values, Tensor) and values.layout != torch.strided:  # which has no nbytes
+        return None
     if values.ndim < 1 or values.nbytes <= MAX_WHOLE_BYTES:
         return None
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "buif" or values.dtype.itemsize > 8:
             return None
-    elif (
-        values.layout != torch.strided
-        or values.device.type == "meta"
-        or values.dtype not in REAL_DTYPES
-    ):
+    elif values.device.type == "meta" or values.dtype not in REAL_DTYPES:
         return None
     return _cut(x, values)
 

@@ -22,6 +22,7 @@ def checked_pieces(
     *,
     num_data: int,
     name: str,
+    missing: bool = False,
 ) -> Iterator[tuple[Tensor, CheckedArray]]:
     """Check data piece by piece, as if they were checked whole.
 
@@ -33,6 +34,7 @@ def checked_pieces(
         prepare: Checks one piece and casts it.
         num_data: Number of rows N of the whole.
         name: What to call the data.
+        missing: Whether NaN is a missing value.
 
     Returns:
         Each piece's values before and after ``prepare``.
@@ -48,12 +50,13 @@ def checked_pieces(
         ...     pieces, as_tensor, num_data=3, name="x")]
         Traceback (most recent call last):
         ValueError: x must not contain NaN; got 1, the first at row 2, column 0. Drop or impute
-        those rows, or model the values as missing: nothing is dropped silently.
+        those rows, or model the values as missing, mask="nan" in pyro_vae.fit: nothing is dropped
+        silently.
     """
     finite: FiniteScan | None = None
     for numbers, piece, values in pieces:
         if finite is None:
-            finite = FiniteScan(getattr(piece, "columns", None), name)
+            finite = FiniteScan(getattr(piece, "columns", None), name, missing=missing)
         finite.add(values, numbers)
         if finite.found:  # the rest is only counted
             continue
@@ -89,6 +92,8 @@ class Sample:
     of that. What is left out of the second kind can make a feature look constant that varies in
     few rows.
 
+    Where values are missing, which is NaN, this is of the observed ones.
+
     Args:
         num_data: Number of rows N of the whole.
 
@@ -116,7 +121,8 @@ class Sample:
         # Copies, or the sample would keep whole pieces alive.
         self._keep(x[-self._seen % step :: step].clone())
         self._seen += len(x)
-        if step > 1:
+        # Twice where a feature is met first: the second look finds what differs from the first.
+        for _ in range(0 if step == 1 else 1 + self._is_unmet()):
             varying = self._newly_varying(x)[: limit - self._num_varying]
             self._num_varying += len(varying)
             self._keep(x.index_select(0, varying))
@@ -133,13 +139,24 @@ class Sample:
         flat = x.reshape(len(x), -1)
         if self._start is None or self._constant is None:
             self._start, self._constant = flat[0], torch.ones_like(flat[0], dtype=torch.bool)
-        self._constant &= (flat == self._start).all(0)
+        if self._is_unmet():
+            observed = ~flat.isnan()
+            first = flat.gather(0, observed.int().argmax(0, keepdim=True))[0]
+            self._start = torch.where(self._start.isnan(), first, self._start)
+        self._constant &= ((flat == self._start) | flat.isnan()).all(0)
+
+    def _is_unmet(self) -> bool:
+        """Whether some feature has no observed value so far."""
+        return self._start is not None and bool(self._start.isnan().any())
 
     def _newly_varying(self, x: Tensor) -> Tensor:
-        """For each feature that is constant so far, the first row where it is not."""
+        """For each feature that is constant so far, the first row where it is not.
+
+        For one without an observed value so far that is the first row that has one.
+        """
         if self._start is None or self._constant is None or not self._constant.any():
             return torch.arange(0, device=x.device)
         features = self._constant.nonzero().flatten()
         flat = x.reshape(len(x), -1).index_select(1, features)
-        differs = flat != self._start[features]
+        differs = (flat != self._start[features]) & ~flat.isnan()
         return differs.int().argmax(0)[differs.any(0)].unique()

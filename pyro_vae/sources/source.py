@@ -1,7 +1,7 @@
 """What a user passes as data, checked, cast and moved."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -22,12 +22,15 @@ from pyro_vae.batches import (
     stacked,
 )
 from pyro_vae.datasets import CheckedArray, MappedDataset, checked_rows
+from pyro_vae.program_module import ProgramModule
 from pyro_vae.rows import per_datum_parts
 
 from .device import floating_type, normalizes_over_the_batch
 from .lazy_rows import LazyRows
-from .pieces import entries, in_pieces, looked_at, mapped, own_tensor
-from .scan import Sample, checked_pieces
+from .missing import MaskedPiece, declares_missing, entries_of, masked_pieces
+from .pieces import entries, in_pieces, looked_at, mapped
+from .scan import Sample
+from .whole import checked_file, checked_whole
 
 __all__ = ["DataSource"]
 
@@ -51,6 +54,7 @@ class DataSource:
         self._told = False
         self._per_datum = per_datum_parts(programs)
         self._normalizes = normalizes_over_the_batch(programs)
+        self._declared = False
         self.columns: tuple[str, ...] | None = getattr(programs, "columns", None)
 
     def batches(
@@ -61,6 +65,7 @@ class DataSource:
         seed: int,
         num_data: int | None = None,
         part: Part | None = None,
+        mask: Any = None,
     ) -> Batches:
         """Training batches of x; the data are checked before the first one is handed out.
 
@@ -74,14 +79,56 @@ class DataSource:
             num_data: Rows of an epoch of an IterableDataset, which has no length.
             part: From a batch's row numbers to those that this process takes; all unless given. A
                 DataLoader or a stream must then bring all rows on every process, in one order.
+            mask: Which entries of x were observed, an array of its shape; or "nan" where NaN says
+                what is missing. With one, or a ``numpy.ma`` array, programs that have a
+                ``declare_missing`` are told, and all data read by this source may have NaN.
 
         Raises:
-            ValueError: If the data are not usable, or ``num_data`` is missing or does not fit.
+            ValueError: If the data are not usable, or ``num_data`` is missing or does not fit, or
+                the mask does not, or the programs take no missing values.
             TypeError: If x is not numeric, or has no length and is no IterableDataset.
         """
+        was_missing = self.missing
+        if declares_missing(x, mask):
+            entries_of(mask, x)
+            if hasattr(self._programs, "declare_missing"):
+                self._programs.declare_missing()
+            self._declared = True
+        try:
+            return self._batches(
+                x, batch_size=batch_size, seed=seed, num_data=num_data, part=part, mask=mask
+            )
+        except BaseException:
+            if self.missing and not was_missing:
+                self._declared = False
+                if isinstance(self._programs, ProgramModule):
+                    self._programs.missing = False
+            raise
+
+    @property
+    def missing(self) -> bool:
+        """Whether NaN in data is a missing value."""
+        return self._declared or getattr(self._programs, "missing", False) is True
+
+    def _batches(
+        self,
+        x: Any,
+        *,
+        batch_size: int,
+        seed: int,
+        num_data: int | None,
+        part: Part | None,
+        mask: Any,
+    ) -> Batches:
+        if self._normalizes and batch_size == 1 and not isinstance(x, DataLoader):
+            raise ValueError(
+                "batch_size must be at least 2 where a network normalizes over the batch; got 1. "
+                "Use another normalization than BatchNorm, or larger batches."
+            )
         common: dict[str, Any] = {"seed": seed, "merge_single": self._normalizes, "part": part}
         dataset: Any = x.dataset if isinstance(x, DataLoader) else x
         if isinstance(dataset, IterableDataset):
+            entries_of(mask, x, type(x).__name__)
             return self._stream(x, batch_size=batch_size, num_data=num_data, seed=seed, part=part)
         if num_data is not None and not hasattr(dataset, "__len__"):
             raise TypeError(
@@ -96,10 +143,12 @@ class DataSource:
             )
         if isinstance(x, DataLoader):
             self._refuse_per_datum("DataLoader")
+            entries_of(mask, x, "DataLoader")
             return LoaderBatches(x, prepare=self._prepared_and_looked_at(), **common)
         if isinstance(x, TorchDataset):
             rows = stacked(x)
             if rows is None:
+                entries_of(mask, x, "torch Dataset that does not fit in memory")
                 self._check_length(len(dataset))
                 prepare = self._prepared_and_looked_at()
                 return GatheredBatches(
@@ -113,6 +162,7 @@ class DataSource:
             x = rows
         data = mapped(x, "x")
         if data is not None:
+            entries_of(mask, x, "file that is mapped into memory")
             self._check_length(len(data))
             gather, sample, is_plain = self._checked_file(data, name="x")
             self._look_at(sample.x.to(self._device))
@@ -124,28 +174,30 @@ class DataSource:
                 ahead=is_plain,
                 **common,
             )
-        tensor = self.tensor(x, name="x")
+        tensor = self.tensor(x, name="x", mask=mask)
         self._check_length(len(tensor))
         self._look_at(looked_at(tensor))
         return TensorBatches(tensor, batch_size=batch_size, **common)
 
-    def rows(self, x: Any, *, name: str) -> Tensor:
+    def rows(self, x: Any, *, name: str, mask: Any = None) -> Tensor:
         """All of x, checked: a tensor on the device if x is in memory.
 
         Otherwise it is a :class:`LazyRows`, which reads a piece at a time and stands for a tensor
-        where rows are taken in pieces.
+        where rows are taken in pieces. With missing values it has NaN.
         """
         data = mapped(x, name)
         if data is not None:
+            entries_of(mask, x, "file that is mapped into memory")
             gather, sample, _ = self._checked_file(data, name=name)
             numbers = torch.arange(len(data), device="cpu")
             return cast(
                 "Tensor", LazyRows(gather, like=sample.x.to(self._device), numbers=numbers)
             )
-        return self.tensor(x, name=name)
+        return self.tensor(x, name=name, mask=mask)
 
-    def tensor(self, x: Any, *, name: str) -> Tensor:
-        """All of x as one checked tensor on the device."""
+    def tensor(self, x: Any, *, name: str, mask: Any = None) -> Tensor:
+        """All of x as one checked tensor on the device, with NaN where values are missing."""
+        mask = entries_of(mask, x, "DataLoader" if isinstance(x, DataLoader) else None)
         if isinstance(x, DataLoader):
             with torch.device("cpu"):
                 return torch.cat([self.tensor(first(rows), name=name) for rows in x])
@@ -160,47 +212,37 @@ class DataSource:
                 raise ValueError(f"{name} must fit in memory; got a Dataset that is too large.")
         pieces = in_pieces(x)
         if pieces is None:
-            checked = self._checked(x, name)
+            checked = self._checked(x, name, mask)
             self._tell(checked, name)
             self.columns = self.columns or checked.columns
             return checked.tensor.to(self._device)
-        return self._checked_in_pieces(x, pieces, name)
-
-    def _checked(self, x: Any, name: str) -> CheckedArray:
-        prepare = getattr(self._programs, "prepare", None)
-        if prepare is not None:
-            checked: CheckedArray = prepare(x, columns=self.columns, name=name)
-            return checked
-        dtype = floating_type(self._programs)
-        return checked_rows(x, dtype=dtype, columns=self.columns, name=name)
-
-    def _checked_in_pieces(
-        self, x: Any, pieces: Iterator[tuple[Tensor, Any, Tensor]], name: str
-    ) -> Tensor:
-        """A tensor over x's own memory where nothing had to be changed, else a new one."""
-        result: Tensor | None = None
-        values_so_far: list[Tensor] = []
-        start, num_data = 0, len(x)
-        last: CheckedArray | None = None
-        found = checked_pieces(
-            pieces, lambda piece: self._checked(piece, name), num_data=num_data, name=name
+        if mask is not None:
+            pieces = masked_pieces(pieces, mask, x)
+        whole, last = checked_whole(
+            x,
+            pieces,
+            lambda piece: self._checked(piece, name),
+            name=name,
+            missing=self.missing and mask is None,
         )
-        for values, last in found:
-            made = last.tensor
-            is_own = made.dtype == values.dtype and made.device == values.device
-            if result is None and not (is_own and torch.equal(made, values)):
-                result = made.new_empty(num_data, *made.shape[1:])
-                if values_so_far:
-                    torch.cat(values_so_far, out=result[:start])
-            if result is None:
-                values_so_far.append(values)
-            else:
-                result[start : start + len(made)] = made
-            start += len(made)
-        if last is not None:
-            self._tell(last, name)
-            self.columns = self.columns or last.columns
-        return (own_tensor(x) if result is None else result).to(self._device)
+        self._tell(last, name)
+        self.columns = self.columns or last.columns
+        return whole.to(self._device)
+
+    def _checked(self, x: Any, name: str, mask: Any = None) -> CheckedArray:
+        if isinstance(x, MaskedPiece):
+            x, mask = x.x, x.observed
+        prepare = getattr(self._programs, "prepare", None)
+        options: dict[str, Any] = {"columns": self.columns, "name": name}
+        if mask is not None and isinstance(self._programs, ProgramModule):
+            return self._programs.prepare(x, mask=mask, **options)
+        if prepare is None or mask is not None:
+            dtype = floating_type(self._programs)
+            x = checked_rows(x, dtype=dtype, missing=self.missing, mask=mask, **options)
+        if prepare is None:
+            return cast("CheckedArray", x)
+        checked: CheckedArray = prepare(x if mask is None else x.tensor, **options)
+        return checked
 
     def _checked_file(
         self, data: MappedDataset, *, name: str
@@ -210,24 +252,14 @@ class DataSource:
         Programs with a ``prepare`` of their own, which changes more than the type, have it applied
         to what is read, and not in another thread.
         """
-        is_plain, sample = True, Sample(len(data))
-        dtype = floating_type(self._programs)
-        found = checked_pieces(
-            ((numbers, x, x) for numbers, x in data.chunks()),
-            lambda piece: self._checked(piece, name),
-            num_data=len(data),
-            name=name,
+        found = checked_file(
+            data, lambda piece: self._checked(piece, name), name=name, missing=self.missing
         )
-        checked: CheckedArray | None = None
-        for values, checked in found:
-            made, dtype = checked.tensor, checked.tensor.dtype
-            is_plain = is_plain and torch.equal(made, values.to(made.device, dtype))
-            sample.add(made)
-        if checked is not None:
-            self._tell(checked, name)
-        if is_plain:
-            return lambda rows: data.read(rows).to(dtype), sample, True
-        return lambda rows: self._checked(data.read(rows), name).tensor, sample, False
+        self._tell(found.last, name)
+        if found.is_plain:
+            dtype = found.last.tensor.dtype
+            return lambda rows: data.read(rows).to(dtype), found.sample, True
+        return lambda rows: self._checked(data.read(rows), name).tensor, found.sample, False
 
     def _stream(
         self, x: Any, *, batch_size: int, num_data: int | None, seed: int, part: Part | None
@@ -289,7 +321,7 @@ class DataSource:
         """Let the programs warn of data that they cannot describe."""
         check = getattr(self._programs, "check_data", None)
         if check is not None:
-            check(x)
+            check(x, *(() if self.columns is None else (self.columns,)))
 
     def _prepared_and_looked_at(self) -> Callable[[Any], Tensor]:
         is_first = True

@@ -175,7 +175,7 @@ ERRORS = {
     "masked": (
         lambda: as_tensor(np.ma.masked_array(GRID, GRID > 3)),
         TypeError,
-        "got 2 masked entries. Missing values are not supported as masks here: fill",
+        "got 2 masked entries. Fill them with x.filled",
     ),
     "integer dtype": (
         lambda: as_tensor(GRID, dtype=torch.int64),

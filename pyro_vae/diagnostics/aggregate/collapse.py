@@ -145,7 +145,11 @@ def collapse_report(
         reason = "the prior is not normal"
     elif found is not None:
         rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
-        theory = linear_theory(rows, len(active), variance=found)
+        if bool(rows.isnan().any()):
+            reason = "x has missing values"
+        else:
+            theory = linear_theory(rows, len(active), variance=found)
+    if theory is not None:
         report["eigenvalue"] = "component", theory.eigenvalues.numpy()
         report["linear_variance"] = "direction", theory.variances.numpy()
         report["linear_kl"] = "direction", theory.kl.numpy()

@@ -50,7 +50,7 @@ def linear_theory(x: Tensor, latent_dim: int, *, variance: float) -> LinearTheor
         variance: c.
 
     Raises:
-        ValueError: If ``latent_dim`` or ``variance`` is not positive.
+        ValueError: If ``latent_dim`` or ``variance`` is not positive, or a value of x is missing.
 
     Example:
         >>> x = torch.tensor([[3.0, 0.0], [-3.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
@@ -64,6 +64,11 @@ def linear_theory(x: Tensor, latent_dim: int, *, variance: float) -> LinearTheor
     """
     latent_dim = positive_integer(latent_dim, "latent_dim")
     c = finite_number(variance, "variance", "positive and finite", above=0)
+    if bool(x.isnan().any()):
+        raise ValueError(
+            f"x must be complete for its eigenvalues; got {int(x.isnan().sum())} missing values. "
+            "Pass the complete rows, or impute the others with pyro_vae.impute."
+        )
     rows = x.reshape(len(x), -1)
     eigenvalues = _eigenvalues(rows)
     num_features = rows.shape[1]

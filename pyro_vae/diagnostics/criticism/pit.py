@@ -17,6 +17,7 @@ from pyro_vae.diagnostics.calibration.uniformity import (
     gamma_p_value,
     log_gamma,
 )
+from pyro_vae.diagnostics.passes import complete
 from pyro_vae.distributions import SharedVarianceNormal
 from pyro_vae.seeding import generator
 from pyro_vae.sources import DataSource, resolve_device
@@ -167,7 +168,7 @@ def _ranked(
 ) -> xr.Dataset:
     num_samples = positive_integer(num_samples, "num_samples")
     source = DataSource(vae, resolve_device(vae, "auto"))
-    rows = source.tensor(x, name="x")
+    rows = complete(source.tensor(x, name="x"), "a probability integral transform")
     chosen = _chosen(features, rows, source.columns)
     kind = "posterior" if from_guide else "prior"
     noise = generator(seed, "ties")

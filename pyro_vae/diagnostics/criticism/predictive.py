@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.diagnostics.monte_carlo import share_error
+from pyro_vae.diagnostics.passes import complete
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
@@ -132,6 +133,7 @@ def _check(
     if not statistics:
         raise ValueError("statistics must name at least one function; got none.")
     rows = DataSource(vae, resolve_device(vae, "auto")).tensor(x, name="x")
+    complete(rows, "a predictive check")
     observed = _values(statistics, rows)
     kind = "posterior" if from_guide else "prior"
     replicated = np.empty((len(statistics), num_samples))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from pyro_vae.diagnostics.passes import by_rows
+from pyro_vae.diagnostics.passes import by_rows, complete
 from pyro_vae.distributions import location
 from pyro_vae.seeding import generator
 from pyro_vae.sources import DataSource, resolve_device
@@ -81,6 +81,7 @@ class LatentSpace:
     def encoded(self, x: Any, name: str) -> Encoded:
         """Codes of data as a user gives them."""
         data = DataSource(self._model, resolve_device(self._model, "auto")).tensor(x, name=name)
+        complete(data, "the regularity of a latent space", name=name)
 
         def compute(piece: Tensor) -> dict[str, Tensor]:
             code = self._model.encode(piece)

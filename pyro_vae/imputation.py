@@ -1,0 +1,251 @@
+"""What missing values may have been: draws given what was observed, with their moments."""
+
+import copy
+import logging
+import math
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from pyro_vae.arguments import positive_integer
+from pyro_vae.diagnostics.evidence.pareto import (
+    FEWEST_DRAWS,
+    khat_threshold,
+    pareto_khat,
+    smoothed_log_weights,
+    untrusted,
+)
+from pyro_vae.diagnostics.passes import by_rows
+from pyro_vae.distributions import ObservedEntries
+from pyro_vae.export.layout import OBSERVED
+from pyro_vae.sources import DataSource, LazyRows, resolve_device
+from pyro_vae.sources.missing import declares_missing
+from pyro_vae.traces import CHUNK_SIZE
+from pyro_vae.vae import VAE
+
+__all__ = ["impute"]
+
+logger = logging.getLogger(__name__)
+
+ROWS_AT_A_TIME = 250
+"""Most rows that are imputed together: the noise belongs to such a piece of x."""
+
+NUMBERS_AT_A_TIME = 2**22
+"""Most numbers of completed rows of a piece."""
+
+
+def impute(
+    vae: VAE,
+    x: Any,
+    *,
+    mask: Any = None,
+    num_draws: int = 100,
+    num_samples: int = 1000,
+    chunk_size: int = CHUNK_SIZE,
+    seed: int = 0,
+) -> xr.Dataset:
+    r"""Draws of what is missing in x given what was observed, by importance resampling.
+
+    .. math:: x_{\text{mis}} \sim \int p(x_{\text{mis}} \mid z)\, p(z \mid x_{\text{obs}})\, dz,
+              \qquad w_s \propto \frac{p(x_{\text{obs}} \mid z_s)\, p(z_s)}
+              {q(z_s \mid x_{\text{obs}})}, \quad z_s \sim q(z \mid x_{\text{obs}})
+
+    The S draws from q are weighted, their largest weights Pareto-smoothed, and as many z as there
+    are imputations are drawn anew with these weights; then the missing part from each p(x|z).
+    So the guide's error is corrected as far as its draws reach: where ``pareto_khat`` exceeds
+    ``khat_threshold`` they do not, and a message to the ``logging`` module says for how many rows.
+    The model is taken as known: the spread of the imputations is not that of its parameters.
+
+    Args:
+        vae: The VAE. One that was not made for missing values takes x with a mask here, and stays
+            as it is.
+        x: Data with missing values, ``(N, *event_shape)``.
+        mask: Which entries were observed, an array of the shape of x; or "nan" where NaN says what
+            is missing, as it does without for a VAE whose ``missing`` is True.
+        num_draws: Number of imputations of each row.
+        num_samples: Number S of draws from q(z|x) for each row.
+        chunk_size: Rows times draws that go through the model at once, but at least the rows of a
+            piece of x, 250 or fewer. It bounds the memory beside that of the result.
+        seed: Seed of the draws; the global random state is left alone.
+
+    Returns:
+        ``x`` over ``draw``, ``obs_id`` and the dimensions of one x: completed data, with observed
+        entries as given. ``mean`` and ``sd`` of each entry given what was observed, and
+        ``mean_mcse``, the Monte Carlo standard error of the mean (NaN for one draw), from all S
+        draws; of an observed entry its value, 0 and 0. (Of unordered classes the mean number says
+        nothing: count the draws.) Over ``obs_id``: ``pareto_khat``, and ``ess``, the effective
+        number of draws.
+
+    Raises:
+        TypeError: If ``vae`` is no VAE.
+        ValueError: If x or the mask do not fit, or a number is not positive.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=2, latent_dim=1, missing=True)
+        >>> found = impute(vae, torch.tensor([[5.0, float("nan")]]), num_draws=3)
+        >>> found["x"].dims, found["x"][:, 0, 0].values.tolist()
+        (('draw', 'obs_id', 'feature'), [5.0, 5.0, 5.0])
+
+    References:
+        Mattei and Frellsen (2019), MIWAE: deep generative modelling and imputation of incomplete
+        data sets, section 3. https://arxiv.org/abs/1812.02633
+        Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling.
+        https://arxiv.org/abs/1507.02646
+    """
+    if not isinstance(vae, VAE):
+        raise TypeError(
+            f"vae must be a pyro_vae.VAE, whose p(x|z) is known; got {type(vae).__name__}."
+        )
+    num_draws = positive_integer(num_draws, "num_draws")
+    num_samples = positive_integer(num_samples, "num_samples")
+    chunk_size = positive_integer(chunk_size, "chunk_size")
+    if declares_missing(x, mask) and not vae.missing:
+        vae = copy.copy(vae)
+        vae.declare_missing()
+    source = DataSource(vae, resolve_device(vae, "auto"))
+    rows = source.rows(x, name="x", mask=mask)
+    size = NUMBERS_AT_A_TIME // max(1, num_draws * vae.event_shape.numel())
+    columns = by_rows(
+        vae,
+        x if isinstance(rows, LazyRows) else rows,
+        lambda piece: _imputed(vae, piece, num_draws, num_samples, chunk_size),
+        seed=seed,
+        purpose="imputation",
+        at_a_time=max(1, min(ROWS_AT_A_TIME, size)),
+        num_draws=num_samples,
+    )
+    threshold = khat_threshold(num_samples)
+    _tell(columns, num_samples, threshold)
+    rank = len(vae.event_shape)
+    dims = OBSERVED.get(rank, tuple(f"x_dim_{i}" for i in range(rank)))
+    dataset = xr.Dataset(
+        {
+            "x": (("draw", "obs_id", *dims), columns.pop("x").movedim(1, 0).numpy()),
+            **{
+                name: (("obs_id", *dims)[: values.dim()], values.numpy())
+                for name, values in columns.items()
+                if name != "is_incomplete"
+            },
+        },
+        attrs={
+            "units": "those of x; ess is a number of draws",
+            "num_samples": num_samples,
+            "num_draws": num_draws,
+            "seed": seed,
+            "khat_threshold": threshold,
+        },
+    )
+    coords: dict[str, Any] = {str(dim): np.arange(n) for dim, n in dataset.sizes.items()}
+    if rank == 1 and source.columns is not None and len(source.columns) == len(coords[dims[0]]):
+        coords[dims[0]] = list(source.columns)
+    return dataset.assign_coords(coords)
+
+
+def _imputed(
+    vae: VAE, x: Tensor, num_draws: int, num_samples: int, chunk_size: int
+) -> dict[str, Tensor]:
+    """Completed rows and their moments, for one piece of x."""
+    draws_at_a_time = max(1, chunk_size // len(x))
+    is_missing = x.isnan()
+    q = vae.encode(x)
+    z = q.sample(torch.Size([num_samples]))
+    log_weights = vae.p_z().log_prob(z) - q.log_prob(z)
+    log_weights = log_weights.expand(num_samples, len(x)).clone()
+    for start in range(0, num_samples, draws_at_a_time):
+        some = slice(start, start + draws_at_a_time)
+        p = _at(vae, z[some])
+        copies = x.expand(len(z[some]), *x.shape).flatten(0, 1)
+        log_weights[some] += ObservedEntries(p).log_prob(copies).unflatten(0, (-1, len(x)))
+    weights = smoothed_log_weights(log_weights).softmax(0)
+    # Nothing is known where no draw has a density, which pareto_khat tells: NaN.
+    weights = torch.where(weights.isfinite().all(0), weights, 1 / num_samples)
+    mean, sd, mcse = _moments(vae, z, weights, draws_at_a_time)
+    if num_samples == 1:
+        mcse = torch.full_like(mcse, math.nan)
+    known = x.double()
+    return {
+        "x": _completed(vae, x, z, weights, num_draws, draws_at_a_time),
+        "mean": torch.where(is_missing, mean, known),
+        "sd": torch.where(is_missing, sd, 0.0),
+        "mean_mcse": torch.where(is_missing, mcse, 0.0),
+        "pareto_khat": pareto_khat(log_weights),
+        "ess": 1 / weights.square().sum(0),
+        "is_incomplete": is_missing.reshape(len(x), -1).any(1),
+    }
+
+
+def _moments(
+    vae: VAE, z: Tensor, weights: Tensor, draws_at_a_time: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Mean and standard deviation of x under weighted draws of z, and the error of the mean.
+
+    .. math:: \operatorname{Var} x = \mathbb E \operatorname{Var}(x \mid z)
+              + \operatorname{Var} \mathbb E(x \mid z)
+    """
+    center: Tensor = _at(vae, z[:1]).mean.double()  # sums of squares about it keep their digits
+    first, squares, of_errors, errors = (torch.zeros_like(center) for _ in range(4))
+    within = torch.zeros_like(center)
+    for start in range(0, len(z), draws_at_a_time):
+        some = slice(start, start + draws_at_a_time)
+        p = _at(vae, z[some])
+        shape = (-1, len(center))
+        w = weights[some].reshape(*weights[some].shape, *(1,) * (center.dim() - 1))
+        means = p.mean.double().unflatten(0, shape) - center
+        first += (w * means).sum(0)
+        squares += (w * means.square()).sum(0)
+        of_errors += (w.square() * means).sum(0)
+        errors += (w.square() * means.square()).sum(0)
+        try:
+            within += (w * p.variance.double().unflatten(0, shape)).sum(0)
+        except NotImplementedError:  # a distribution need not know its variance
+            within.fill_(math.nan)
+    total = weights.square().sum(0).reshape(-1, *(1,) * (center.dim() - 1))
+    variance = within + (squares - first.square()).clamp(min=0)
+    error = (errors - 2 * first * of_errors + first.square() * total).clamp(min=0)
+    return center + first, variance.sqrt(), error.sqrt()
+
+
+def _completed(
+    vae: VAE, x: Tensor, z: Tensor, weights: Tensor, num_draws: int, draws_at_a_time: int
+) -> Tensor:
+    """Rows with drawn values in the place of missing ones, ``(n, num_draws, *event_shape)``."""
+    chosen = torch.multinomial(weights.mT, num_draws, replacement=True).mT
+    z = z[chosen, torch.arange(len(x), device=x.device)]
+    found = x.new_empty(len(x), num_draws, *x.shape[1:])
+    for start in range(0, num_draws, draws_at_a_time):
+        some = slice(start, start + draws_at_a_time)
+        drawn = _at(vae, z[some]).sample().unflatten(0, (-1, len(x)))
+        found[:, some] = torch.where(x.isnan(), drawn, x).movedim(0, 1)
+    return found
+
+
+def _at(vae: VAE, z: Tensor) -> Any:
+    """p(x|z) at draws for each row, ``(R, n, *latent_shape)``, laid out as ``R n`` rows."""
+    flat = z.flatten(0, 1)
+    p: Any = vae.p_x_given_z(flat)
+    batch = torch.Size([len(flat)])
+    return p if p.batch_shape == batch else p.expand(batch)
+
+
+def _tell(columns: dict[str, Tensor], num_samples: int, threshold: float) -> None:
+    incomplete = columns["is_incomplete"]
+    above = int((untrusted(columns["pareto_khat"], threshold) & incomplete).sum())
+    if num_samples < FEWEST_DRAWS:
+        logger.warning(
+            "impute: %d draws are too few for a pareto_khat, so nothing says whether to trust the "
+            "imputations. Use num_samples=1000.",
+            num_samples,
+        )
+    elif above:
+        logger.warning(
+            "impute: pareto_khat is above %.2f for %d of %d incomplete rows, whose imputations "
+            "lean towards the guide by an unknown amount. Use a richer family, or an encoder that "
+            "knows the mask (networks.WithMask).",
+            threshold,
+            above,
+            int(incomplete.sum()),
+        )

@@ -1,0 +1,102 @@
+"""Data with missing values: who says so, and the pieces of large ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.datasets import Dataset, has_masked, observed_entries, says_nan
+
+__all__ = ["MaskedPiece", "declares_missing", "entries_of", "masked_pieces", "same_values"]
+
+
+@dataclass(frozen=True, eq=False)
+class MaskedPiece:
+    """Some rows of data, and which of their entries were observed."""
+
+    x: Any
+    observed: Tensor
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Names of the features, where x has them."""
+        names: tuple[str, ...] | None = getattr(self.x, "columns", None)
+        return names
+
+
+def declares_missing(x: Any, mask: Any) -> bool:
+    """Whether values of x may be missing by what a user passes.
+
+    Example:
+        >>> declares_missing(torch.zeros(2), None), declares_missing(torch.zeros(2), "nan")
+        (False, True)
+    """
+    return mask is not None or has_masked(x)
+
+
+def entries_of(mask: Any, x: Any, kind: str | None = None) -> Any:
+    """The mask where it is an array, None where it is none or the word "nan".
+
+    Args:
+        mask: As a user gives it.
+        x: Data.
+        kind: What x is, where it has no row numbers by which a mask could be read.
+
+    Raises:
+        ValueError: If it is an array and x has no such numbers.
+
+    Example:
+        >>> entries_of("nan", torch.zeros(2)) is None
+        True
+    """
+    if mask is None or says_nan(mask):
+        return None
+    if kind is not None:
+        raise ValueError(
+            f"mask must be 'nan' for a {kind}, whose rows come by themselves; got a "
+            f"{type(mask).__name__}. Let NaN stand for what is missing."
+        )
+    return mask
+
+
+def masked_pieces(
+    pieces: Iterator[tuple[Tensor, Any, Tensor]], mask: Any, x: Any
+) -> Iterator[tuple[Tensor, Any, Tensor]]:
+    """Pieces of large data with the part of the mask that is theirs.
+
+    Args:
+        pieces: Row numbers, a piece of x, and its values.
+        mask: As a user gives it, of x's shape.
+        x: The whole.
+
+    Example:
+        >>> x = torch.tensor([[1.0], [9.0]])
+        >>> pieces = iter([(torch.arange(2), x, x)])
+        >>> _, piece, values = next(masked_pieces(pieces, [[True], [False]], x))
+        >>> piece.observed.flatten().tolist(), values.flatten().tolist()
+        ([True, False], [1.0, 0.0])
+    """
+    own = x.columns if isinstance(x, Dataset) else None
+    observed = observed_entries(mask, x.x if isinstance(x, Dataset) else x, own_columns=own)
+    for numbers, piece, values in pieces:
+        some = observed[int(numbers[0]) : int(numbers[-1]) + 1]
+        seen = torch.where(some.to(values.device), values, torch.zeros_like(values))
+        yield numbers, MaskedPiece(piece, some), seen
+
+
+def same_values(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors are equal, NaN in one place being NaN in the other.
+
+    Example:
+        >>> same_values(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, torch.nan]))
+        True
+    """
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    if one.data_ptr() == other.data_ptr() and one.stride() == other.stride():
+        return True
+    if torch.equal(one, other):
+        return True
+    return bool(((one == other) | (one.isnan() & other.isnan())).all())
