@@ -118,7 +118,8 @@ class VAE(ProgramModule):
         """Approximate posterior q(z|x) at ``x`` of shape ``(N, *event_shape)``."""
         pyro.module(f"{self.store_name}.q_z_given_x", self.q_z_given_x)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self._posterior(x))
+            q = self.q_z_given_x if not self.missing else self._q_z_given_observed
+            return pyro.sample("z", q(x))
 
     @property
     def event_shape(self) -> torch.Size:
@@ -141,7 +142,9 @@ class VAE(ProgramModule):
                 is False.
             TypeError: If x is not numeric.
         """
-        return self._posterior(self.prepare(x).tensor)
+        q: Any = self.q_z_given_x if not self.missing else self._q_z_given_observed
+        made: dist.TorchDistribution = q(self.prepare(x).tensor)
+        return made
 
     def decode(self, z: Tensor) -> Tensor:
         """Mean of p(x|z), ``(..., *event_shape)``, at ``z`` of shape ``(..., *latent_shape)``.
@@ -291,12 +294,9 @@ class VAE(ProgramModule):
         if check is not None:
             check(x, columns)
 
-    def _posterior(self, x: Tensor) -> dist.TorchDistribution:
-        """q(z|x) at checked x."""
-        if self.missing:
-            return posterior_of_observed(self.q_z_given_x, self.p_z, x)
-        q: dist.TorchDistribution = self.q_z_given_x(x)
-        return q
+    def _q_z_given_observed(self, x: Tensor) -> dist.TorchDistribution:
+        """q(z|x) where x may have NaN, and p(z) where it has nothing else."""
+        return posterior_of_observed(self.q_z_given_x, self.p_z, x)
 
     def _check_missing(self) -> None:
         if self._refusal is not None:
