@@ -112,6 +112,16 @@ def _parser() -> argparse.ArgumentParser:
         "--file", help="data (.npy, .npz, .csv) in place of the held-out rows"
     )
     reconstruct.add_argument("--out", help="a .png picture, or raw values as .npy or .csv")
+    impute = commands.add_parser("impute", help="fill in what is missing in a table, by its VAE")
+    impute.add_argument("run", help="directory that 'pyro-vae fit' wrote")
+    impute.add_argument("--file", help="data (.npy, .npz, .csv) in place of the run's own file")
+    impute.add_argument(
+        "--num-draws", type=positive(int), default=100, help="completed tables in an .npz (100)"
+    )
+    impute.add_argument("--seed", type=int, default=0, help="seed of the draws (0)")
+    impute.add_argument(
+        "--out", required=True, help=".csv, the table with means filled in; .npz, draws as well"
+    )
     _add_diagnose(commands)
     _add_compare(commands)
     return parser
@@ -158,7 +168,8 @@ def _add_fit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     fit.add_argument(
         "--config", help="config.toml, or a run directory: what is not said here is as there"
     )
-    _add_data(fit)
+    gaps = "empty cells, NA and NaN of the file are missing values, and no error"
+    _add_switch(_add_data(fit), "--missing", gaps)
     model = fit.add_argument_group("model")
     model.add_argument("--latent-dim", type=positive(int), default=2, help="dimension k of z")
     model.add_argument(
@@ -264,7 +275,7 @@ def _add_baselines(commands: "argparse._SubParsersAction[argparse.ArgumentParser
     baselines.add_argument("--out", help="write the table to this .csv file as well")
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     data = parser.add_argument_group("data")
     data.add_argument(
         "--data",
@@ -288,6 +299,7 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
         help="seed of that split; the one of --seed unless given, so that runs of several seeds "
         "are comparable if it is",
     )
+    return data
 
 
 def _add_training(
@@ -307,7 +319,7 @@ def _add_training(
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
 
-def _add_switch(group: "argparse._MutuallyExclusiveGroup", name: str, words: str) -> None:
+def _add_switch(group: "argparse._ArgumentGroup", name: str, words: str) -> None:
     """An option that is off, and ``--no-...`` against a configuration where it is on."""
     group.add_argument(name, action=argparse.BooleanOptionalAction, default=False, help=words)
 

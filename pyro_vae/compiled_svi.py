@@ -11,6 +11,7 @@ from pyro.infer import SVI
 from torch import Tensor
 
 from pyro_vae.capture import Arguments, Programs, Unchanged, modules_of
+from pyro_vae.checkpoint import buffers_kept
 from pyro_vae.objectives import Compiled_ELBO
 from pyro_vae.objectives.compiled import loss_and_gradients, trainable
 from pyro_vae.optim import GraphAdam, OneTorchOptim
@@ -75,7 +76,7 @@ class CompiledSVI(SVI):
             graphs: What :attr:`graphs` was there.
         """
         self._objective.graphs.expect(graphs)
-        self._goes_on = -1 in graphs.values()
+        self._goes_on = bool(graphs)
 
     @property
     def num_graphs(self) -> int:
@@ -153,9 +154,11 @@ class CompiledSVI(SVI):
                 self._objective.elbo.loss(self.model, self.guide, *args, **kwargs)
             return ()
 
+        modules = modules_of(self.model, self.guide)
         with (
             seeded(0, "rehearsal", device=device),
-            Unchanged(modules_of(self.model, self.guide)) as unchanged,
+            buffers_kept(modules),  # torch does not say that BatchNorm writes to its averages
+            Unchanged(modules) as unchanged,
             poutine.trace(param_only=True) as found,
         ):
             unchanged.call(run)

@@ -84,6 +84,7 @@ POSSIBLE: dict[str, dict[str, Check]] = {
         "download": SWITCH,
         "labels": TEXT,
         "key": TEXT,
+        "missing": SWITCH,
         "divide": NUMBER,
         "raw": SWITCH,
         "standardize": SWITCH,

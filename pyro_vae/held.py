@@ -11,7 +11,7 @@ from pyro_vae.modes import evaluation_mode
 from pyro_vae.seeding import seeded
 from pyro_vae.traces import Programs
 
-__all__ = ["HeldModel"]
+__all__ = ["HeldModel", "registered"]
 
 
 class HeldModel:
@@ -31,7 +31,7 @@ class HeldModel:
 
     def __init__(self, programs: Programs, x: Tensor) -> None:
         with evaluation_mode(programs):  # BatchNorm must not learn from this look
-            model, guide = _registered(programs.model, x), _registered(programs.guide, x)
+            model, guide = registered(programs.model, x), registered(programs.guide, x)
         if not guide:
             raise ValueError(
                 "train must be 'all' for a guide without parameters; got 'guide', and nothing to "
@@ -63,8 +63,15 @@ class HeldModel:
             param.requires_grad_(True)  # noqa: FBT003
 
 
-def _registered(program: Callable[..., Any], x: Tensor) -> dict[int, tuple[str, Tensor]]:
-    """Name and tensor of every parameter that a program registers while it runs, by identity."""
+def registered(program: Callable[..., Any], x: Tensor) -> dict[int, tuple[str, Tensor]]:
+    """Name and tensor of every parameter that a program registers while it runs, by identity.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.gaussian_vae(features=3, latent_dim=1, hidden=())
+        >>> [name for name, _ in registered(vae.guide, torch.zeros(2, 3)).values()]
+        ['encoder.layers.0.weight', 'encoder.layers.0.bias']
+    """
     with torch.no_grad(), seeded(0, "registered parameters", device=x.device):
         trace = poutine.trace(program, param_only=True).get_trace(x)
     found = {}

@@ -174,8 +174,14 @@ class RunDirectory:
 
     def add_to_history(self, row: Mapping[str, float]) -> None:
         """Add the line of an epoch; a crash may cut it short, which :meth:`history` forgives."""
-        with self.file("metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(_line(row))
+        path = self.file("metrics.jsonl")
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+        except OSError as error:
+            if error.errno is not None and error.filename is None:  # as when the disk is full
+                error.filename = str(path)
+            raise
 
     def history(self) -> pd.DataFrame | None:
         """What ``metrics.jsonl`` holds, a row an epoch; None if there is none.

@@ -60,10 +60,11 @@ def set_random_states(
     Example:
         >>> set_random_states(random_states())
     """
+    # Copies, since torch reads beyond the end of a part of another tensor.
     if "cpu" in states:
-        torch.set_rng_state(states["cpu"])
+        torch.set_rng_state(states["cpu"].clone())
     if "cuda" in states and torch.device(device).type == "cuda":
-        torch.cuda.set_rng_state(states["cuda"], device)
+        torch.cuda.set_rng_state(states["cuda"].clone(), device)
 
 
 @contextmanager

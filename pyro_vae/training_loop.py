@@ -13,14 +13,16 @@ from torch.distributions import Distribution
 
 from pyro_vae.batches import Batches
 from pyro_vae.checkpoint import (
+    CheckpointError,
     TrainingState,
     as_module,
     buffers_kept,
     copied_into,
     named_tensors,
 )
+from pyro_vae.checkpoint.errors import reason_of
 from pyro_vae.compiled_svi import CompiledSVI
-from pyro_vae.held import HeldModel
+from pyro_vae.held import HeldModel, registered
 from pyro_vae.interrupt import InterruptGuard
 from pyro_vae.modes import frozen_parts_allowed
 from pyro_vae.objectives import KLWeight
@@ -64,7 +66,8 @@ class TrainingLoop:
 
     Attributes:
         batch: Batches that are done of an epoch that was left before its end, else 0.
-        sums: Loss of the epoch so far in nats, a sum over data; and rows.
+        sums: Loss of the epoch so far in nats, a sum over data; and rows: this process's.
+        every_sum: The sums of all processes where the epoch was left, one after the other.
         random: Random states of this process where the epoch was left, or is in the middle.
 
     Args:
@@ -102,13 +105,14 @@ class TrainingLoop:
         self._held: HeldModel | None = None
         self._per_datum_parts = per_datum_parts(vae)
         self._objective: Any = getattr(svi.loss, "__self__", svi.loss)
-        self._is_first_step = True
+        self._is_first_step, self._is_resumed = True, False
         self._skipped_in_a_row = 0
         self._best_elbo = -math.inf
         self._best: dict[str, Tensor] = {}
         self._tensors = named_tensors(as_module(vae))
         self.batch = 0
         self.sums = [0.0, 0.0]
+        self.every_sum = [0.0, 0.0]
         self.random: dict[str, Tensor] = {}
 
     def run(self, epoch: int, *, checkpoints: Saves | None = None) -> float:
@@ -149,6 +153,9 @@ class TrainingLoop:
                 if stops or saves:
                     self._read(launched)
                     self.batch, self.random = index + 1, self._random_states(batch.x.device)
+                    sums = torch.tensor(self.sums, dtype=torch.float64, device="cpu")
+                    every = processes.every(sums.view(torch.uint8)).view(torch.float64)
+                    self.every_sum = every.flatten().tolist()
                 if stops:
                     break
                 if saves and checkpoints is not None:
@@ -188,7 +195,7 @@ class TrainingLoop:
         return {
             "tensors": dict(self._tensors),
             "batch": self.batch,
-            "sums": list(self.sums) if self.batch else [0.0, 0.0],
+            "sums": list(self.every_sum) if self.batch else [0.0, 0.0],
             "optimizer": self._optim.state(self._names),
             "random": dict(self.random),
             "batches": self._batches.state(),
@@ -201,7 +208,9 @@ class TrainingLoop:
 
     def restore(self, state: TrainingState) -> None:
         """Go on from a state; parameters and buffers have been put back already."""
-        self.batch, self.sums = state.batch, list(state.sums)
+        self._is_resumed = True
+        rank = self._optim.processes.rank
+        self.batch, self.sums = state.batch, [*state.sums[2 * rank : 2 * rank + 2], 0.0, 0.0][:2]
         self.random = dict(state.random)
         self._optim.restore(state.optimizer, self._names)
         self._batches.restore(state.batches, self._device)
@@ -237,7 +246,13 @@ class TrainingLoop:
             return
         rank = self._optim.processes.rank
         own = {name: states[rank] for name, states in self.random.items() if rank < len(states)}
-        set_random_states(own, self._device)
+        try:
+            set_random_states(own, self._device)
+        except (RuntimeError, TypeError) as error:
+            raise CheckpointError(
+                "resume must find a whole state; its random states are none of this torch: "
+                f"{reason_of(error)}"
+            ) from error
         self.random = {}
 
     def release(self) -> None:
@@ -252,15 +267,13 @@ class TrainingLoop:
         self._kl_weight.at(progress)
         try:
             if len(x) == 0:  # the other processes have the rows of a small last batch
+                if self._is_resumed and not self._optim.params:
+                    self._get_to_know_parameters()
                 self._optim.take_part()
                 return 0.0
             if self._is_first_step:
                 with _argument_validation(enabled=True):
-                    with buffers_kept([as_module(self._vae)]):
-                        if not isinstance(self._vae, ProgramModule):  # whose sites are known
-                            check_sites(self._vae, x, self._objective)
-                        if self._holds_model:
-                            self._held = HeldModel(self._vae, x)
+                    self._look(x)
                     loss = float(self._svi.step(x))
                 check_registration(self._vae, self._optim)
                 self._is_first_step = False
@@ -273,6 +286,23 @@ class TrainingLoop:
             for param in self._optim.params:
                 param.grad = None
             raise
+
+    def _look(self, x: Tensor) -> None:
+        """Check the programs on some rows, and hold the model if it is not to be trained."""
+        with buffers_kept([as_module(self._vae)]):
+            if not isinstance(self._vae, ProgramModule):  # whose sites are known
+                check_sites(self._vae, x, self._objective)
+            if self._holds_model and self._held is None:
+                self._held = HeldModel(self._vae, x)
+
+    def _get_to_know_parameters(self) -> None:
+        """Register them where the first step of a resumed fit has no rows for this process."""
+        x = self._batches.some_rows().x[:2]
+        rows = torch.arange(len(x), device=x.device)
+        with at_rows(self._per_datum_parts, rows), buffers_kept([as_module(self._vae)]):
+            self._look(x)
+            found = registered(self._svi.guide, x) | registered(self._svi.model, x)
+        self._optim.register(param for _, param in found.values())
 
     def _read(self, launched: list[_Launched]) -> None:
         """Add losses and rows of the launched steps to ``sums``, and look for divergence."""

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import pyro_vae
-from pyro_vae.files import replaced_file
+from pyro_vae.files import replaced_file, write_whole
 
 
 def names(folder):
@@ -122,7 +122,7 @@ FULL_DISK = """
     except OSError as error:
         print(error)
     try:
-        save_weights(nn.Linear(100, 100), "weights.pt")
+        save_weights(nn.Linear(100, 100), "weights.safetensors")
     except OSError as error:
         print(error)
     with replaced_file("small.csv") as temporary:
@@ -132,7 +132,7 @@ FULL_DISK = """
 
 def test_full_disk_leaves_the_old_files_and_no_temporary_ones(tmp_path):
     (tmp_path / "table.csv").write_text("old table")
-    (tmp_path / "weights.pt").write_text("old weights")
+    (tmp_path / "weights.safetensors").write_text("old weights")
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(FULL_DISK)],
         cwd=tmp_path,
@@ -141,11 +141,64 @@ def test_full_disk_leaves_the_old_files_and_no_temporary_ones(tmp_path):
         text=True,
         check=True,
     )
-    assert done.stdout.splitlines() == [
-        "[Errno 27] File too large: 'table.csv'",
-        "[Errno 27] File too large: 'weights.pt'",
-    ]
-    assert names(tmp_path) == ["small.csv", "table.csv", "weights.pt"]
+    first, second = done.stdout.splitlines()
+    assert first == "[Errno 27] File too large: 'table.csv'"
+    assert re.fullmatch(
+        r"\[Errno 27\] \d+ bytes must fit where they are to be written; got 'File too large'\. "
+        r"Free some space, .* is intact: 'weights\.safetensors'",
+        second,
+    )
+    assert names(tmp_path) == ["small.csv", "table.csv", "weights.safetensors"]
     assert (tmp_path / "table.csv").read_text() == "old table"
-    assert (tmp_path / "weights.pt").read_text() == "old weights"
+    assert (tmp_path / "weights.safetensors").read_text() == "old weights"
     assert (tmp_path / "small.csv").read_text() == "fits"
+
+
+def test_write_whole_replaces_and_leaves_nothing_else(tmp_path):
+    path = tmp_path / "note.txt"
+    for content in (b"first", memoryview(b"second"), b""):
+        write_whole(path, content)
+        assert path.read_bytes() == bytes(content)
+    assert names(tmp_path) == ["note.txt"]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), PermissionError(13, "No")]
+)
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_write_whole_names_path_and_bytes_and_keeps_the_old_file(
+    tmp_path, monkeypatch, error, call
+):
+    path = tmp_path / "note.txt"
+    path.write_bytes(b"old")
+
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(os, call, fail)
+    with pytest.raises(type(error)) as raised:
+        write_whole(path, b"of eleven b")
+    assert raised.value.errno == error.errno
+    assert raised.value.filename == str(path)
+    assert str(raised.value).startswith(f"[Errno {error.errno}] 11 bytes must fit where")
+    monkeypatch.undo()
+    assert path.read_bytes() == b"old"
+    assert names(tmp_path) == ["note.txt"]
+
+
+def test_directory_is_flushed_after_the_file_and_its_renaming(tmp_path, monkeypatch):
+    done = []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        done.append("directory" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        sync(handle)
+
+    def replaced(*args):
+        done.append("renamed")
+        replace(*args)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_whole(tmp_path / "note.txt", b"whole")
+    assert done == ["file", "renamed", "directory"]

@@ -1,4 +1,4 @@
-"""Ctrl-C: the first is a request, the second raises, and the handler is as it was."""
+"""Ctrl-C and SIGTERM: the first is a request, the second raises; handlers are as they were."""
 
 import signal
 import threading
@@ -77,11 +77,11 @@ def test_ignored_interrupts_are_ignored_again_afterwards():
 
 
 def test_handler_that_python_did_not_install_becomes_the_default(monkeypatch):
-    # signal.signal returns None for one that a program around Python has set in C.
-    install = signal.signal
-    monkeypatch.setattr(signal, "signal", lambda *args: install(*args) and None)
+    # signal.getsignal returns None for one that a program around Python has set in C.
+    monkeypatch.setattr(signal, "getsignal", lambda number: None)
     with InterruptGuard() as guard:
         press()
+    monkeypatch.undo()
     assert guard.requested
     assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
 
@@ -113,3 +113,97 @@ def test_guard_in_a_thread_leaves_the_handler_alone(handler):
     assert errors == []
     assert seen == [handler, False]
     assert signal.getsignal(signal.SIGINT) is handler
+
+
+def terminate():
+    signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.fixture
+def own_sigterm():
+    """A handler of SIGTERM of the test's own; without it a mistake would end all tests."""
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda *_: calls.append("called"))
+    yield calls
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_sigterm_is_left_alone_unless_it_is_asked_for(own_sigterm):
+    before = signal.getsignal(signal.SIGTERM)
+    with InterruptGuard() as guard:
+        assert signal.getsignal(signal.SIGTERM) is before
+        terminate()
+    assert own_sigterm == ["called"]
+    assert (guard.requested, guard.terminated) == (False, False)
+
+
+def test_first_sigterm_is_a_request(own_sigterm):
+    before = signal.getsignal(signal.SIGTERM)
+    with InterruptGuard(terminate=True) as guard:
+        terminate()
+        assert (guard.requested, guard.terminated) == (True, True)
+        assert own_sigterm == []
+    assert signal.getsignal(signal.SIGTERM) is before
+    terminate()
+    assert own_sigterm == ["called"]
+
+
+def test_end_calls_the_handler_that_was_there_and_returns(own_sigterm):
+    with InterruptGuard(terminate=True) as guard:
+        terminate()
+        guard.end()
+        assert own_sigterm == ["called"]
+
+
+def test_end_exits_with_143_where_there_was_no_handler(own_sigterm):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def ended():
+        with InterruptGuard(terminate=True) as guard:
+            terminate()
+            guard.end()
+
+    with pytest.raises(SystemExit) as raised:
+        ended()
+    assert raised.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_second_sigterm_exits_at_once(own_sigterm):
+    reached = []
+
+    def ended():
+        with InterruptGuard(terminate=True):
+            terminate()
+            reached.append("first")
+            terminate()
+            reached.append("second")
+
+    with pytest.raises(SystemExit) as raised:
+        ended()
+    assert raised.value.code == 143
+    assert reached == ["first"]
+
+
+def test_ctrl_c_does_not_wait_for_a_sigterm_nor_the_other_way_round(own_sigterm):
+    def ended():
+        with InterruptGuard(terminate=True):
+            terminate()
+            press()
+
+    with pytest.raises(KeyboardInterrupt):
+        ended()
+    with InterruptGuard(terminate=True) as guard:
+        press()
+        assert not guard.terminated
+        terminate()
+        assert guard.terminated
+
+
+def test_ignored_sigterm_stays_ignored(own_sigterm):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    with InterruptGuard(terminate=True) as guard:
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+        terminate()
+    assert not guard.terminated
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN

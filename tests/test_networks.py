@@ -20,6 +20,12 @@ NETWORKS = {
         (3, 9, 7),
         (5,),
     ),
+    "WithMask": (lambda: networks.WithMask(MLP(12, (5,), 4)), (6,), (4,)),
+    "WithMask of images": (
+        lambda: networks.WithMask(ConvEncoder((2, 9, 7), 5, channels=(4,), hidden=8)),
+        (1, 9, 7),
+        (5,),
+    ),
     "ConvDecoder": (
         lambda: ConvDecoder(5, (3, 9, 7), channels=(6, 4), hidden=8),
         (5,),

@@ -58,7 +58,7 @@ def same_values(found, expected, tolerance):
         )
 
 
-@cases(30)
+@cases(20)
 @given(
     name=st.sampled_from(sorted(CALLS)),
     num_rows=sizes(2, 7),
@@ -108,7 +108,7 @@ def test_chunk_size_changes_no_gap(num_rows, chunk_size, family, seed):
         same_values(some, whole, 1e-10)
 
 
-@cases(3, costly=True)
+@cases(2, costly=True)
 @given(
     num_rows=sizes(1, 3),
     chunk_size=sizes(1, 3000),
@@ -126,7 +126,7 @@ def test_chunk_size_changes_no_integral(num_rows, chunk_size, prior, seed):
         same_values(some, whole, 1e-10)
 
 
-@cases(30)
+@cases(15)
 @given(
     num_rows=sizes(1, 7), num_samples=sizes(1, 80), chunk_size=chunks, family=normals, seed=seeds
 )

@@ -20,7 +20,7 @@ from pyro_vae import toml
 from pyro_vae.datasets import Scaling, from_file
 
 
-@cases(3, costly=True)
+@cases(2, costly=True)
 @given(
     features=st.sampled_from([(3,), (2, 2), (1, 2, 3)]),
     num_rows=sizes(1, 4),

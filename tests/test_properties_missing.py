@@ -116,7 +116,7 @@ shares = st.sampled_from([0.0, 0.3, 0.9])
 objective_names = st.sampled_from(sorted(OBJECTIVES))
 
 
-@cases(25)
+@cases(15)
 @given(
     case=case,
     features=sizes(1, 4),
@@ -153,7 +153,7 @@ def test_features_that_are_missing_altogether_change_nothing(
                 assert_close(gradient.abs().sum(), kept.abs().sum())
 
 
-@cases(25)
+@cases(15)
 @given(
     case=case,
     features=sizes(1, 4),
@@ -184,7 +184,7 @@ def test_rows_that_are_missing_altogether_change_nothing(
         assert_close(log_weights[:, num_rows:], torch.zeros(3, more))
 
 
-@cases(25)
+@cases(15)
 @given(
     name=st.sampled_from(sorted(LIKELIHOODS)),
     features=sizes(1, 5),

@@ -2,17 +2,22 @@
 
 import csv
 import json
+import math
+import os
 import platform
 import re
+import tempfile
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import pyro_vae
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.environment import decides_bits, environment
 from pyro_vae.run_directory import RunDirectory
 
 CONFIG = {"data": {"source": "ü.csv", "shape": [8, 8]}, "model": {"variance": 1e-300}, "x": None}
@@ -48,19 +53,73 @@ def test_config_reads_back_without_none_and_with_its_format(run):
     expected = {"format": 1, **{key: CONFIG[key] for key in ("data", "model")}}
     assert run.config() == expected
     assert RunDirectory(str(run.path)).config() == expected
-    assert names(run.path) == ["config.toml", "environment.json"]
+    assert names(run.path) == ["config.toml"]
 
 
-def test_environment_names_what_the_bits_depend_on(run):
-    run.write_config(CONFIG)
-    environment = run.environment()
-    assert environment == json.loads((run.path / "environment.json").read_text("utf-8"))
-    assert environment["python"] == platform.python_version()
-    assert environment["threads"] == torch.get_num_threads()
-    assert environment["packages"]["torch"] == torch.__version__.split("+")[0]
-    assert environment["packages"]["numpy"] == np.__version__
-    assert environment["packages"]["pyro-vae"] == pyro_vae.__version__
-    assert environment["gpu"] is None or torch.cuda.is_available()
+def test_environment_names_what_the_bits_depend_on():
+    facts = environment()
+    assert facts["python"] == platform.python_version()
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["packages"]["numpy"] == np.__version__
+    assert facts["packages"]["pyro-vae"] == pyro_vae.__version__
+    assert facts["gpu"] is None or torch.cuda.is_available()
+    assert json.loads(json.dumps(facts)) == facts
+    decides = decides_bits(facts, torch.device("cpu"))
+    assert decides["torch"] == facts["packages"]["torch"]
+    assert decides["threads"] == str(torch.get_num_threads())
+    assert "numpy" not in decides
+
+
+def test_environment_reads_back_with_what_came_later(run):
+    assert run.environment() is None
+    run.write_environment({"seed": 3, "data": {"x": "ü"}, "gpu": None})
+    assert run.environment() == {"seed": 3, "data": {"x": "ü"}, "gpu": None}
+    for epoch in (4, 7):
+        run.write_environment({"seed": 3, "after_epoch": epoch})
+    found = json.loads((run.path / "environment.json").read_text("utf-8"))
+    assert found == run.environment()
+    assert [each["after_epoch"] for each in found["resumed"]] == [4, 7]
+    assert found["data"] == {"x": "ü"}
+
+
+def test_history_reads_back_in_full_precision(run):
+    assert run.history() is None
+    run.write_history([])
+    assert len(run.history()) == 0
+    rows = [
+        {"epoch": 1, "elbo": -1 / 3, "kl": 5e-324},
+        {"epoch": 2, "elbo": math.nan, "kl": -math.inf},
+    ]
+    for row in rows:
+        run.add_to_history(row)
+    lines = (run.path / "metrics.jsonl").read_text("utf-8").splitlines()
+    # What is not finite has no JSON.
+    assert [json.loads(line) for line in lines] == [
+        rows[0],
+        {"epoch": 2, "elbo": None, "kl": None},
+    ]
+    found = run.history()
+    assert list(found.columns) == ["epoch", "elbo", "kl"]
+    assert found["elbo"][0] == -1 / 3
+    assert found["kl"][0] == 5e-324
+    run.write_history(rows[:1])  # as when a fit goes on from the first epoch's state
+    assert list(run.history()["epoch"]) == [1]
+
+
+def test_history_forgives_a_line_that_a_crash_cut_short_and_no_other(run):
+    path = run.file("metrics.jsonl")
+    path.write_text('{"epoch": 1}\n{"epoch": 2}\n{"epo')
+    assert list(run.history()["epoch"]) == [1, 2]
+    for content in (
+        b'{"epoch": 1}\n{"epo\n{"epoch": 3}\n',
+        b"[1]\n",
+        b"\xff\n",
+        b"[" * 99999 + b"\n",
+    ):
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"metrics\.jsonl is damaged"):
+            run.history()
 
 
 def test_table_reads_back_in_full_precision(run):
@@ -92,7 +151,58 @@ def test_weights_read_back(run):
     run.write_weights(saved)
     run.read_weights(loaded)
     assert torch.equal(loaded.weight, saved.weight)
-    assert torch.load(run.file("weights.pt"), weights_only=True).keys() == {"weight", "bias"}
+    assert load_file(run.file("weights.safetensors")).keys() == {"weight", "bias"}
+
+
+def test_continued_takes_a_directory_of_a_fit_and_removes_what_is_half_written(tmp_path):
+    for name in ("config.toml", "state-last.pt", "state-previous.pt"):
+        path = tmp_path / name.partition(".")[0]
+        path.mkdir()
+        (path / name).write_text("whole")
+        for left in (".state-last-x1.pt", ".state-previous.pt-new", ".weights-y.safetensors"):
+            (path / left).write_text("half")
+        (path / ".notes").write_text("mine")
+        run = RunDirectory.continued(str(path))
+        assert run.path == path
+        assert names(path) == [".notes", name]
+
+
+def test_continued_makes_a_directory_where_there_is_none_and_takes_no_other(tmp_path):
+    run = RunDirectory.continued(tmp_path / "a" / "b")
+    assert names(run.path) == []
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(FileExistsError, match="run_dir must be new or empty"):
+            RunDirectory.continued(tmp_path / name, name="run_dir")
+    assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+
+
+def test_directory_that_may_not_be_written_to_raises_and_names_the_file(run, monkeypatch):
+    run.write_config(CONFIG)
+    before = run.config()
+
+    def refused(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("replace", "fsync"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, name, refused)
+            for write in (
+                lambda: run.write_config({}),
+                lambda: run.write_environment({}),
+                lambda: run.write_history([]),
+                lambda: run.write_weights(nn.Linear(2, 1)),
+            ):
+                with pytest.raises(PermissionError, match="bytes must fit .*Permission denied"):
+                    write()
+    with monkeypatch.context() as patch:
+        patch.setattr(tempfile, "mkstemp", refused)
+        with pytest.raises(PermissionError, match=r"config\.toml"):
+            run.write_config({})
+    assert names(run.path) == ["config.toml"]
+    assert run.config() == before
 
 
 def test_files_are_replaced_as_a_whole(run, monkeypatch):
@@ -165,7 +275,7 @@ FOREIGN = "run must be a directory that 'pyro-vae fit' wrote; .*run has no confi
         (no_directory, FOREIGN),
         (a_file, FOREIGN),
         (no_config, FOREIGN),
-        (config_of(b"format = 1\n[data"), "config.toml of .*run is damaged: Expected"),
+        (config_of(b"format = 1\n[data"), "config.toml of .*run is damaged: .*Expected"),
         (config_of(b"format = 1\nname = \"\xff\""), "config.toml of .*run is damaged: .*utf-8"),
         (config_of(b""), "run must be of format 1; .*run has format None.*with the version of"),
         (config_of(b"format = 2"), "run must be of format 1; .*run has format 2"),

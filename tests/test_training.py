@@ -615,22 +615,24 @@ def test_patience_keeps_the_best_parameters_even_if_it_is_not_used_up():
 def test_run_directory_holds_the_fit(tmp_path):
     import tomllib
 
+    from safetensors.torch import load_file
+
+    from pyro_vae.run_directory import RunDirectory
+
     vae, x = small_vae(family=DIAGONAL), torch.randn(8, 6)
     fit = fitted(vae, x, run_dir=tmp_path / "run", seed=4)
-    weights = torch.load(tmp_path / "run" / "weights.pt", weights_only=True)
+    weights = load_file(tmp_path / "run" / "weights.safetensors")
     assert all(torch.equal(weights[name], t) for name, t in vae.state_dict().items())
-    history = pd.read_csv(tmp_path / "run" / "history.csv")
-    pd.testing.assert_frame_equal(history, fit.history, rtol=1e-15)
+    history = RunDirectory(tmp_path / "run").history()
+    pd.testing.assert_frame_equal(history, fit.history, check_exact=True)
     config = tomllib.loads((tmp_path / "run" / "config.toml").read_text())
     assert config["fit"]["seed"] == 4
     assert config["fit"]["elbo"] == "Trace_ELBO"
+    environment = RunDirectory(tmp_path / "run").environment()
+    assert environment["seed"] == 4
+    assert environment["data"]["x"].startswith("8 rows of (6,), float64, sha256 ")
     with pytest.raises(FileExistsError, match="new or empty"):
         fitted(vae, x, run_dir=tmp_path / "run")
-
-
-def test_what_is_not_there_yet_is_refused():
-    with pytest.raises(NotImplementedError, match="resume must be False; got True"):
-        fitted(small_vae(family=DIAGONAL), torch.randn(8, 6), resume=True)
 
 
 def test_loader_is_read_where_the_default_device_holds_no_numbers():

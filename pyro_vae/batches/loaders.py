@@ -23,9 +23,9 @@ __all__ = ["FirstRows", "LoaderBatches", "opened", "taken"]
 class LoaderBatches:
     """Batches of a torch DataLoader, each checked and moved as it comes.
 
-    The order is the loader's own, and so is its randomness. A loader with workers is read ahead by
-    a thread. One without runs its dataset in this process, where it may draw from the global
-    random state that the noise of the steps comes from: it is read between the steps.
+    The order is the loader's own. A loader with workers is read ahead by a thread. One without
+    runs its dataset in this process, where it may draw from the global random state that the noise
+    of the steps comes from too: it is read between the steps.
 
     Args:
         loader: Yields tensors, or tuples whose first entry is x.
@@ -33,9 +33,9 @@ class LoaderBatches:
         merge_single: Add a last batch of one row to the batch before it; one batch is then read
             ahead.
         part: From row numbers in a batch to those that this process takes; the loaders of all
-            processes have to yield the same batches then. What a loader draws from torch's global
-            random state, its order for one, is a function of seed and epoch. All unless given.
-        seed: Seed of such an order.
+            processes have to yield the same batches then. All unless given.
+        seed: What a loader draws from torch's global random state, its order for one, is a
+            function of this, the epoch, and the place in it.
 
     Raises:
         ValueError: If the loader has no batches, or yields a part already where ``part`` is given.
@@ -106,7 +106,7 @@ class LoaderBatches:
         self._first.restore(state, device)
         generators = self._generators()
         for name in generators.keys() & state.keys():
-            generators[name].set_state(state[name])
+            generators[name].set_state(state[name].clone())
 
     def digest(self) -> str:
         """How many batches there are: to read them all would draw from the loader's generator."""
@@ -139,11 +139,9 @@ class LoaderBatches:
 
     def _opened(self, index: int) -> Generator[Any, None, None]:
         with closing(opened(self._loader)) as batches:
-            if self._part is None:
-                yield from batches
-                return
             # A loader that shuffles draws its order from the global random state, most at the
-            # first batch, and the noise of each process is its own.
+            # first batch. The noise of each process is its own, and what was read before a fit
+            # was stopped has to be read again without it.
             for block in itertools.count():
                 with seeded(self._seed, "order of a loader", index, block):
                     batch = next(batches, END)

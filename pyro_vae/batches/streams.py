@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -36,10 +35,10 @@ class StreamBatches:
         merge_single: Add a last batch of one row to the batch before it.
         part: From row numbers in a batch to those that this process takes; all unless given. Every
             process must read the same rows, in the same order, all of them: the stream must not
-            give each process its share. Where it draws from torch's global random state, to
-            shuffle for one, it then draws the same numbers everywhere, a function of seed, epoch
-            and place in it; numbers from elsewhere it has to seed alike itself.
-        seed: Seed of such numbers.
+            give each process its share. Numbers that it does not draw from torch's global random
+            state it has to seed alike itself.
+        seed: What a stream draws from torch's global random state, to shuffle for one, is a
+            function of this, the epoch, and the place in it.
 
     Example:
         >>> batches = StreamBatches(
@@ -67,7 +66,7 @@ class StreamBatches:
     ) -> None:
         self._stream, self._as_rows, self._num_data = stream, as_rows, num_data
         self._prepare, self._merge_single, self._part = prepare, merge_single, part
-        self._seed, self._num_blocks = seed, 0
+        self._seed = seed
         self._sizes = [
             stop - start for start, stop in bounds(num_data, batch_size, merge_single=merge_single)
         ]
@@ -83,13 +82,13 @@ class StreamBatches:
         self, index: int, *, start: int = 0, at_start: Callable[[], None] = do_nothing
     ) -> Generator[Batch, None, None]:
         """The batches of one epoch; those before ``start`` are read too, and left out."""
-        num_read, self._num_blocks = 0, 0
+        num_read = 0
         if start == 0:
             at_start()
         for number, size in enumerate(self._sizes):
-            rows = self._next(size, index)
+            rows = self._next(size, index, number)
             if rows is None and num_read == 0:  # it ended with the epoch before
-                rows = self._next(size, index)
+                rows = self._next(size, index, number)
             if rows is None and num_read == 0:
                 raise ValueError("x must have at least one row; got a stream without any.")
             num_rows = 0 if rows is None else len(rows)
@@ -132,32 +131,27 @@ class StreamBatches:
             self._open.close()
         self._open, self._left = None, []
 
-    def _next(self, size: int, index: int) -> Tensor | None:
+    def _next(self, size: int, index: int, number: int) -> Tensor | None:
         """The next rows, fewer where the stream ends, None where it has ended."""
         if self._open is None:
             self._open = _opened(self._stream)
         num_rows = sum(map(len, self._left))
-        while num_rows < size:
-            try:
-                with self._common_state(index):
+        # The noise of each process is its own, and what was read before a fit was stopped has to
+        # be read again without it.
+        with seeded(self._seed, "order of a stream", index, number):
+            while num_rows < size:
+                try:
                     block = self._as_rows(next(self._open))
-            except StopIteration:
-                self._open = None
-                break
-            self._left.append(block)
-            num_rows += len(block)
+                except StopIteration:
+                    self._open = None
+                    break
+                self._left.append(block)
+                num_rows += len(block)
         if num_rows == 0:
             return None
         rows = torch.cat(self._left) if len(self._left) > 1 else self._left[0]
         self._left = [rows[size:]] if num_rows > size else []
         return rows[:size]
-
-    def _common_state(self, index: int) -> AbstractContextManager[None]:
-        """For the next block: the noise of each process is its own, its rows are not."""
-        if self._part is None:
-            return nullcontext()
-        self._num_blocks += 1
-        return seeded(self._seed, "order of a stream", index, self._num_blocks)
 
     def _tell(self, num_read: int, index: int) -> None:
         if not self._has_told:

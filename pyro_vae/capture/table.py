@@ -117,10 +117,12 @@ class GraphTable:
         self._known_runs = dict(runs)
 
     def expects(self, programs: Programs, arguments: Arguments) -> bool:
-        """Whether there was a graph for this call in the table whose runs are known."""
-        key = (programs, arguments.key)
-        entry = self._entries.get(key) if arguments.key is not None else None
-        return self._known_runs.get(_word(key)) == -1 and entry is None
+        """Whether the table whose runs are known has a graph for this call, or would make one."""
+        key = _key(programs, arguments)
+        if key is None or key in self._entries:
+            return False
+        runs = self._known_runs.get(_word(key), 0)
+        return runs == -1 or runs >= self._enough(programs, key)
 
     @property
     def num_graphs(self) -> int:
@@ -158,12 +160,7 @@ class GraphTable:
             return None
         if entry.graph is None:
             of_these = [k for k, e in self._entries.items() if e.graph and _same(k, programs)]
-            is_first = programs[:3] not in self._compiled_for and -1 not in (
-                self._known_runs.values()
-            )
-            was_compiled = self._known_runs.get(_word(key)) == -1
-            enough = 1 if is_first or was_compiled else RUNS_BEFORE_A_FURTHER_GRAPH
-            if entry.runs < enough or len(of_these) >= MOST_GRAPHS:
+            if entry.runs < self._enough(programs, key) or len(of_these) >= MOST_GRAPHS:
                 return None
             try:
                 self._compile(entry, programs, arguments, function)
@@ -213,6 +210,12 @@ class GraphTable:
         if reason is not None:
             entry.refused = True
             self._tell(programs, reason)
+
+    def _enough(self, programs: Programs, key: Any) -> int:
+        """Runs on a kind of arguments before there is a graph for it."""
+        is_first = programs[:3] not in self._compiled_for and -1 not in self._known_runs.values()
+        was_compiled = self._known_runs.get(_word(key)) == -1
+        return 1 if is_first or was_compiled else RUNS_BEFORE_A_FURTHER_GRAPH
 
     def _make_room(self) -> None:
         """Let go of graphs that are out of date, and of the oldest kinds of arguments."""

@@ -1,6 +1,6 @@
 """All that a fit needs to go on as if it had never stopped."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -19,7 +19,8 @@ class TrainingState:
         tensors: Parameters and buffers by name.
         epoch: Full epochs that are done.
         batch: Batches of the next epoch that are done.
-        sums: Loss of those batches in nats, a sum over data; and their rows.
+        sums: Loss of those batches in nats, a sum over data, and their rows, as each process had
+            them: two numbers a process.
         optimizer: What :meth:`pyro_vae.optim.OneTorchOptim.state` returned.
         random: Random states of each process, if a part of an epoch is done; otherwise they follow
             from the seed. "cpu", and "cuda" where there is one: ``(processes, bytes)``.
@@ -79,15 +80,15 @@ class TrainingState:
             name: What to call it in errors.
 
         Raises:
-            CheckpointError: If a field is missing or of another type.
+            CheckpointError: If a field is missing, or holds what no fit can have written.
         """
         defaults = cls()
         found: dict[str, Any] = {}
         for each in fields(cls):
             usual = getattr(defaults, each.name)
             value = content.get(each.name, _MISSING)
-            if not isinstance(value, type(usual)) or not _holds_tensors(each.name, value):
-                got = "nothing" if value is _MISSING else f"a {type(value).__name__}"
+            if not isinstance(value, type(usual)) or not _is_right(each.name, value):
+                got = "nothing" if value is _MISSING else f"a wrong {type(value).__name__}"
                 raise CheckpointError(
                     f"resume must find a whole state; {name} has {got} as its {each.name}."
                 )
@@ -98,10 +99,31 @@ class TrainingState:
 _MISSING = object()
 
 TENSORS = {"tensors", "best", "start", "random", "batches"}
+WORDS = {"settings", "environment"}
 
 
-def _holds_tensors(name: str, value: Any) -> bool:
-    return name not in TENSORS or all(isinstance(each, Tensor) for each in value.values())
+def _is_right(name: str, value: Any) -> bool:
+    """Whether a value of the right type is one that a fit can have written."""
+    if name in TENSORS:
+        return all(isinstance(each, Tensor) for each in value.values())
+    if name in WORDS:
+        return all(isinstance(each, str) for each in value.values())
+    if name == "sums":
+        return len(value) >= 2 and len(value) % 2 == 0 and _are_numbers(value)
+    if name == "rows":
+        return all(isinstance(row, dict) and _are_numbers(row.values()) for row in value)
+    if name == "optimizer":
+        of_each = value.get("of_each", {})
+        return (
+            isinstance(of_each, dict)
+            and all(isinstance(each, dict) for each in of_each.values())
+            and isinstance(value.get("kind", None if of_each else ""), str)
+        )
+    return not isinstance(value, int) or value >= 0
+
+
+def _are_numbers(values: Iterable[Any]) -> bool:
+    return all(isinstance(each, int | float) for each in values)
 
 
 def _on_cpu(value: Any) -> Any:

@@ -51,6 +51,7 @@ def data_settings(options: Namespace) -> dict[str, Any]:
         "download": options.download,
         "labels": options.labels,
         "key": options.key,
+        "missing": getattr(options, "missing", False),  # of a fit alone
         "divide": options.divide,
         "raw": options.raw,
         "standardize": options.standardize,
@@ -88,6 +89,11 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
     check_settings(settings, sections=("data", "fit"))
     source = wanted["source"]
     dtype = _dtype(settings)
+    missing = wanted.get("missing", False)
+    if missing and (source == "digits" or has_test_set(source)):
+        raise ValueError(
+            f"missing must go with a .npy, .npz or .csv file; got {source}, which is complete."
+        )
     if has_test_set(source):
         load = IMAGE_SETS[source]
         train, held_out = (
@@ -107,11 +113,11 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
             _check_source(source)
             scaling = Scaling.divide(wanted["divide"]) if wanted.get("divide") else None
             labels, key = wanted.get("labels"), wanted.get("key")
-            if maps and labels is None and key is None and _is_large(source):
+            if maps and not missing and labels is None and key is None and _is_large(source):
                 data = datasets.memory_mapped(source, scaling=scaling, dtype=dtype)
             else:
                 data = datasets.from_file(
-                    source, scaling=scaling, labels=labels, key=key, dtype=dtype
+                    source, scaling=scaling, labels=labels, key=key, dtype=dtype, missing=missing
                 )
         train, held_out = data.split(held_out=wanted["held_out"], seed=split_seed(settings))
     if "latent_dim" in settings.get("model", {}):
@@ -122,7 +128,7 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
     elif wanted.get("raw"):
         scaling = Scaling.identity()
     elif wanted.get("standardize"):
-        scaling = Scaling.standardize(train.raw)
+        scaling = Scaling.standardize(train.raw, missing=missing)
     else:
         scaling = train.scaling
     if scaling == train.scaling:  # to raw units and back would round

@@ -2,20 +2,15 @@
 
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-from torch import Tensor
-
-from pyro_vae import datasets
 from pyro_vae.commands.data_choice import load_or_map, some_in_memory
 from pyro_vae.commands.model_choice import heading, rebuild
-from pyro_vae.datasets import Dataset, Scaling
+from pyro_vae.commands.other_rows import raw_rows
+from pyro_vae.datasets import Scaling
 from pyro_vae.diagnosis import diagnose as diagnose_vae
 from pyro_vae.run_directory import RunDirectory
-from pyro_vae.vae import VAE
 
 __all__ = ["diagnose", "page_path"]
 
@@ -30,7 +25,8 @@ def diagnose(options: Namespace) -> int:
     x: Any = held_out.x.reshape(-1, *vae.event_shape)
     name = "held-out rows"
     if options.file is not None:
-        x = _rows_of(options.file, config, vae)
+        scaling = Scaling.from_dict(config["data"]["scaling"])
+        x = scaling.apply(raw_rows(options.file, config, vae))
         name = f"rows of {options.file}"
     about = heading(config["model"], train, held_out)
     found = diagnose_vae(
@@ -66,14 +62,6 @@ def page_path(wanted: str | None, usual: Path) -> Path:
     if not path.parent.is_dir():
         raise FileNotFoundError(f"out must lie in a folder that exists; got {path}.")
     return path
-
-
-def _rows_of(file: str, config: Mapping[str, Any], vae: VAE) -> Tensor:
-    """Rows of a file in the units in which the VAE was fitted; columns are matched by name."""
-    key = config["data"].get("key") if Path(file).suffix == ".npz" else None
-    raw: Dataset = datasets.from_file(file, key=key, dtype=vae.dtype)
-    rows = raw.x if raw.columns is None else pd.DataFrame(raw.x.numpy(), columns=raw.columns)
-    return Scaling.from_dict(config["data"]["scaling"]).apply(vae.prepare(rows).tensor)
 
 
 def _tell(question: str) -> None:

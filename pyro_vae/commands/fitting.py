@@ -20,6 +20,12 @@ from pyro_vae.commands.data_choice import (
     load_or_map,
     some_in_memory,
 )
+from pyro_vae.commands.incomplete import (
+    complete_rows,
+    num_observed,
+    observed_in_words,
+    ratio_and_error,
+)
 from pyro_vae.commands.model_choice import VARIANCE, build, has_variance, heading, is_density
 from pyro_vae.commands.progress import one_speaks, shows_progress
 from pyro_vae.commands.training_choice import training_options
@@ -104,12 +110,15 @@ def _report(
     terms = [diagnostics.elbo_terms(vae, part.x) for part in parts]
     summaries = dict(zip(("train", "held out"), map(diagnostics.elbo_summary, terms), strict=True))
     run.write_table("summary.csv", pd.concat(summaries, names=["data", "term"]).reset_index())
-    if is_density(settings["model"]):
+    reference: dict[str, list[tuple[float, float]]] = {}
+    if any(part.num_missing for part in parts):
+        gain = ["probabilistic PCA needs complete rows: no reference"]
+    elif is_density(settings["model"]):
         reference, gain = _probabilistic_pca(
             some_in_memory(train), parts, options.latent_dim, terms[1]
         )
     else:
-        reference, gain = {}, ["p(x|z) is no density of x: no comparison with probabilistic PCA"]
+        gain = ["p(x|z) is no density of x: no comparison with probabilistic PCA"]
     kept = result.best_epoch if options.patience is not None else len(result.rows)
     shared = f" by {processes.size} processes" if processes.size > 1 else ""
     text = fit_report(
@@ -117,7 +126,8 @@ def _report(
         summaries=summaries,
         reference=reference,
         closing=[
-            *_variance_in_words(vae, terms),
+            *observed_in_words(parts),
+            *_variance_in_words(vae, parts, terms),
             *_training_in_words(settings["fit"], terms),
             *gain,
             *_concerns(vae, parts),
@@ -127,8 +137,10 @@ def _report(
         ],
     )
     run.write_report(text)
-    _draw(run, vae, held_out, result.history, reference)
+    incomplete = _draw(run, vae, held_out, result.history, reference)
     print(text, end="")
+    if incomplete:
+        print(incomplete)
     print(f"everything is in {run.path}")
 
 
@@ -227,32 +239,38 @@ def _draw(
     held_out: Data,
     history: pd.DataFrame,
     reference: Mapping[str, list[tuple[float, float]]],
-) -> None:
-    """Pictures, in units of x; up to 2000 held-out rows in the latent plane."""
+) -> str:
+    """Pictures, in units of x; up to 2000 held-out rows in the latent plane.
+
+    Returns:
+        Which rows are in them, if not all are, in words.
+    """
     shape, columns = held_out.image_shape, held_out.columns
     lines = {f"{name}, held out": values[1][0] for name, values in reference.items()}
     plots.save(plots.history(history, reference=lines), run.file("history.png"))
     some = some_in_memory(held_out, most=2000)
+    whole, words = complete_rows(some.x)
     with torch.no_grad(), seeded(0, "pictures"):
         means, covariances = _moments(vae.encode(some.x))
         usual = isinstance(vae.p_z, priors.StandardNormal)
         draws = None if usual else vae.p_z().sample((2000,))
         pictures = {
-            "reconstructions": plots.reconstructions(
-                some.x.flatten(1),
-                vae.reconstruct(some.x).flatten(1),
-                image_shape=shape,
-                columns=columns,
-            ),
             "samples": plots.samples(
                 vae.sample(64 if shape else 2000, mean=shape is not None).flatten(1),
                 image_shape=shape,
                 columns=columns,
-                data=some.x.flatten(1),
+                data=None if whole is None else whole.flatten(1),
                 title=f"{'means of' if shape else 'draws from'} $p(x|z)$, $z$ from the prior",
             ),
             "latent": plots.latent(means, covariances, some.labels, prior=draws),
         }
+        if whole is not None:
+            pictures["reconstructions"] = plots.reconstructions(
+                whole.flatten(1),
+                vae.reconstruct(whole).flatten(1),
+                image_shape=shape,
+                columns=columns,
+            )
         if vae.latent_shape == (2,):
             pictures["plane"] = plots.plane(
                 lambda z: vae.decode(z).flatten(1),
@@ -263,6 +281,9 @@ def _draw(
             )
     for name, figure in pictures.items():
         plots.save(figure, run.file(f"{name}.png"))
+    if whole is None:
+        return f"no reconstructions.png, no data in samples.png: only {words}"
+    return f"in reconstructions.png and beside the samples are {words}" if words else ""
 
 
 def _moments(q: Any) -> tuple[Tensor, Tensor]:
@@ -305,11 +326,12 @@ def _training_in_words(fit: Mapping[str, Any], terms: list[xr.Dataset]) -> list[
     return lines
 
 
-def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:
+def _variance_in_words(vae: VAE, parts: list[Dataset], terms: list[xr.Dataset]) -> list[str]:
     r"""The observation variance, and the mean squared distance that it stands for.
 
     At its optimum c is the mean of :math:`\mathbb E_q |x - f(z)|^2 / n` over the data, which the
-    expected log-likelihood :math:`-C \mathbb E_q|x - f(z)|^2 - (n/2) \log 2 \pi c` tells.
+    expected log-likelihood :math:`-C \mathbb E_q|x - f(z)|^2 - (n/2) \log 2 \pi c` tells. Where
+    values are missing, n is the number of observed ones of a row.
     """
     likelihood = vae.p_x_given_z
     if not isinstance(likelihood, likelihoods.Gaussian) or likelihood.depends_on_z:
@@ -317,12 +339,12 @@ def _variance_in_words(vae: VAE, terms: list[xr.Dataset]) -> list[str]:
     variance = likelihood.variance
     if variance.dim() > 0:
         return [f"c between {variance.min():.4g} and {variance.max():.4g}, one for each feature"]
-    c, n = float(variance), vae.event_shape.numel()
-    shown = []
-    for part in terms:
-        log_likelihood = torch.from_numpy(part["expected_log_likelihood"].to_numpy())
+    c, shown = float(variance), []
+    for part, found in zip(parts, terms, strict=True):
+        n = num_observed(part.x)
+        log_likelihood = torch.from_numpy(found["expected_log_likelihood"].to_numpy())
         distance = -2 * c * (log_likelihood + n / 2 * math.log(2 * math.pi * c))
-        shown.append(with_error(*mean_and_error(distance / n)))
+        shown.append(with_error(*ratio_and_error(distance, n)))
     return [
         f"c = {c:.4g} in squared units of x, so C = 1/(2c) = {1 / (2 * c):.4g}",
         f"mean of E_q|x - f(z)|^2 / n: train {shown[0]}, held out {shown[1]}",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pyro_vae import families, likelihoods, networks, priors
 from pyro_vae.commands.data_choice import DTYPES, Data, picture_settings, some_in_memory
 from pyro_vae.config_file import check_settings
+from pyro_vae.datasets import Dataset
 from pyro_vae.kinds import FAMILIES, LIKELIHOODS, PRIORS, parse_kind
 from pyro_vae.ready_made import make_vae
 from pyro_vae.run_directory import RunDirectory
@@ -107,11 +108,15 @@ def build(model: Mapping[str, Any], data: Data, *, seed: int) -> VAE:
 
     Pseudo-inputs of a VampPrior are rows of the data.
     """
-    vae = _without_pseudo_inputs(model, data.event_shape, seed=seed)
+    missing = isinstance(data, Dataset) and data.missing
+    vae = _without_pseudo_inputs(model, data.event_shape, seed=seed, missing=missing)
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":
+        x = some_in_memory(data).x
+        if missing:  # a pseudo-input is complete: means, where a row is not
+            x = torch.where(x.isnan(), x.nanmean(0).nan_to_num(nan=0.0), x)
         prior = priors.VampPrior.from_data(
-            vae.q_z_given_x, some_in_memory(data).x, num_components=int(number or 0), seed=seed
+            vae.q_z_given_x, x, num_components=int(number or 0), seed=seed
         )
         vae = vae.with_prior(prior)
     return vae.to(DTYPES[model["dtype"]])
@@ -121,7 +126,8 @@ def rebuild(run: RunDirectory, config: Mapping[str, Any]) -> VAE:
     """The fitted VAE of a run, without its data."""
     check_settings(config, sections=("data", "model"), name=f"config.toml of {run.path}")
     model, event_shape = config["model"], tuple(config["data"]["event_shape"])
-    vae = _without_pseudo_inputs(model, event_shape, seed=0)
+    missing = config["data"].get("missing", False)
+    vae = _without_pseudo_inputs(model, event_shape, seed=0, missing=missing)
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":
         none = torch.zeros(int(number or 0), *event_shape, device="cpu")
@@ -144,10 +150,16 @@ def heading(model: Mapping[str, Any], train: Data, held_out: Data) -> list[str]:
         kind, number = parse_kind(model[key], kinds)
         words.append(table[kind].format(f"{number:g}" if number is not None else ""))
     return [
-        f"{train}; {len(held_out)} held out",
+        f"{train}; {len(held_out)} held out{_gaps(held_out)}",
         f"p(z) = {words[0]}, k = {model['latent_dim']}    p(x|z) = {words[1]}, "
         f"n = {train.num_features}    q(z|x) = {words[2]}",
     ]
+
+
+def _gaps(data: Data) -> str:
+    if not isinstance(data, Dataset) or not data.missing:
+        return ""
+    return f", {data.num_missing} of {data.x.numel()} values missing"
 
 
 def is_density(model: Mapping[str, Any]) -> bool:
@@ -173,7 +185,7 @@ def _low_rank(rank: int, latent_dim: int) -> families.Family:
 
 
 def _without_pseudo_inputs(
-    model: Mapping[str, Any], event_shape: tuple[int, ...], *, seed: int
+    model: Mapping[str, Any], event_shape: tuple[int, ...], *, seed: int, missing: bool
 ) -> VAE:
     k, hidden = model["latent_dim"], list(model["hidden"])
     num_features = math.prod(event_shape)
@@ -194,6 +206,7 @@ def _without_pseudo_inputs(
             family=FAMILY_OF[family](family_number),
             encoder=networks.ConvEncoder if convolves else None,
             decoder=networks.ConvDecoder if convolves else None,
+            missing=missing,
         )
 
 

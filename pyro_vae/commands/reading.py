@@ -7,16 +7,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from torch import Tensor
 
-from pyro_vae import datasets, plots
+from pyro_vae import plots
 from pyro_vae.commands.data_choice import load_or_map, picture_settings, some_in_memory
+from pyro_vae.commands.incomplete import complete_rows, num_observed, ratio_and_error
 from pyro_vae.commands.model_choice import rebuild
+from pyro_vae.commands.other_rows import raw_rows
 from pyro_vae.datasets import Scaling
 from pyro_vae.files import replaced_file
 from pyro_vae.html_report import printable
-from pyro_vae.report import mean_and_error, with_error
+from pyro_vae.report import with_error
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
 
@@ -116,27 +117,31 @@ def reconstruct(options: Namespace) -> None:
         held_out = some_in_memory(load_or_map(config)[1])
         x, what = held_out.x.reshape(-1, *vae.event_shape), "held-out rows"
     else:
-        key = config["data"].get("key") if Path(options.file).suffix == ".npz" else None
-        raw = datasets.from_file(options.file, key=key, dtype=vae.dtype)
-        # As a table, so that its columns are matched by name.
-        rows = raw.x if raw.columns is None else pd.DataFrame(raw.x.numpy(), columns=raw.columns)
-        x = scaling.apply(vae.prepare(rows).tensor)
+        x = scaling.apply(raw_rows(options.file, config, vae))
         what = f"rows of {options.file}"
-    with torch.no_grad():
-        means = vae.reconstruct(x)
-    errors = (means - x).square().flatten(1).mean(1)
+    means = vae.reconstruct(x)
+    squares = (means - x).square().nan_to_num(nan=0.0).flatten(1).sum(1)
+    error = with_error(*ratio_and_error(squares, num_observed(x)))
     out = Path(options.out) if options.out else run.file("reconstructions-new.png")
     if out.suffix == ".png":
         shape, columns = picture_settings(config)
-        figure = plots.reconstructions(
-            x.flatten(1), means.flatten(1), image_shape=shape, columns=columns
-        )
-        plots.save(figure, out)
+        whole, words = complete_rows(x, what)
+        if whole is not None:
+            rebuilt = vae.reconstruct(whole)
+            figure = plots.reconstructions(
+                whole.flatten(1), rebuilt.flatten(1), image_shape=shape, columns=columns
+            )
+            plots.save(figure, out)
     else:
         _write_values(out, scaling.invert(means), config)
-    error = with_error(*mean_and_error(errors))
-    print(f"mean squared error per feature over {len(x)} {what}: {error}")
-    print(out)
+        whole, words = x, ""
+    gaps = int(x.isnan().sum())
+    each = f"observed value ({gaps} are missing)" if gaps else "feature"
+    print(f"mean squared error per {each} over {len(x)} {what}: {error}")
+    if whole is None:
+        print(f"no picture of only {words}: --out with .npy or .csv writes the values of all")
+    else:
+        print(f"{out}{f', of {words}' if words else ''}")
 
 
 def _write_values(path: Path, values: Tensor, config: Mapping[str, Any]) -> None:

@@ -26,12 +26,15 @@ class Dataset:
 
     Args:
         name: What to call the data, for example ``"digits"``.
-        x: Data in model units, floating point and finite, shape ``(N, *event_shape)``.
+        x: Data in model units, floating point and finite but for NaN where ``missing``, shape
+            ``(N, *event_shape)``.
         labels: Integer class of each datum, shape ``(N,)``, or ``None``.
         scaling: How ``x`` came from the raw data.
         columns: Feature names, if data are vectors that have them.
         image_shape: ``(rows, columns)`` or ``(channels, rows, columns)`` by which a datum can be
             drawn as a picture, or ``None``.
+        missing: Whether NaN in ``x`` is a missing value. :func:`pyro_vae.fit` takes such data as
+            they are.
 
     Raises:
         ValueError: If shapes, labels, names or values do not fit together.
@@ -43,6 +46,8 @@ class Dataset:
         corners: 3 rows of (2,), x = raw
         >>> data.flatten().event_shape, len(data), data.num_features
         ((2,), 3, 2)
+        >>> Dataset("gaps", torch.tensor([[0.0, torch.nan], [1.0, 2.0]]), missing=True)
+        gaps: 2 rows of (2,), x = raw, 1 of 4 values missing
     """
 
     name: str
@@ -51,9 +56,10 @@ class Dataset:
     scaling: Scaling = field(default_factory=Scaling.identity)
     columns: tuple[str, ...] | None = None
     image_shape: tuple[int, ...] | None = None
+    missing: bool = False
 
     def __post_init__(self) -> None:
-        checked = as_tensor(self.x)
+        checked = as_tensor(self.x, missing=self.missing)
         check_gray_levels(checked, "x")
         object.__setattr__(self, "x", checked.tensor)
         if self.labels is not None:
@@ -95,6 +101,11 @@ class Dataset:
         """Number of features of one datum, the product of its event shape."""
         return math.prod(self.event_shape)
 
+    @property
+    def num_missing(self) -> int:
+        """Number of missing values."""
+        return int(self.x.isnan().sum()) if self.missing else 0
+
     def __len__(self) -> int:
         return self.num_data
 
@@ -102,6 +113,8 @@ class Dataset:
         text = f"{self.name}: {self.num_data} rows of {self.event_shape}, {self.scaling}"
         if self.labels is not None:
             text += f", labels {len(self.labels.unique())} classes"
+        if self.missing:
+            text += f", {self.num_missing} of {self.x.numel()} values missing"
         return text
 
     def split(self, *, held_out: float = 0.2, seed: int = 0) -> tuple[Self, Self]:
@@ -198,6 +211,7 @@ class Dataset:
             scaling=scaling,
             columns=self.columns,
             image_shape=self.image_shape,
+            missing=self.missing,
         )
 
     def in_memory(self) -> Self:
@@ -225,7 +239,9 @@ class Dataset:
             ValueError: If a value overflows in ``dtype``.
             TypeError: If ``dtype`` is not a floating type.
         """
-        x = as_tensor(self.x, dtype=dtype).tensor.to(device=device or self.x.device)
+        x = as_tensor(self.x, dtype=dtype, missing=self.missing).tensor.to(
+            device=device or self.x.device
+        )
         return dataclasses.replace(self, x=x)
 
 

@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from .arrays import as_tensor, check_gray_levels
+from .arrays import CheckedArray, as_tensor, check_gray_levels
 from .dataset import Dataset
 from .declared import check_cells, check_npy, check_unpacked
+from .finite import place
 from .scaling import Scaling
 
 __all__ = ["from_file", "mapped_npy"]
@@ -38,6 +39,9 @@ DAMAGE = (
     zlib.error,
 )
 
+MISSING = frozenset({"", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NULL", "null", "None"})
+"""Cells that hold no value, besides what pandas takes for none."""
+
 OF_OBJECTS = re.compile("Object arrays|Python objects|holds objects|pickled")
 """How it is told that an array is one of objects."""
 
@@ -50,6 +54,7 @@ def from_file(
     key: str | None = None,
     image_shape: Sequence[int] | None = None,
     dtype: torch.dtype | None = None,
+    missing: bool = False,
 ) -> Dataset:
     """Data from a ``.npy``, ``.npz`` or ``.csv`` file, one datum a row.
 
@@ -63,6 +68,9 @@ def from_file(
         key: Name of the array to read (``.npz``); by default ``"x"`` or the only one.
         image_shape: ``(rows, columns)`` or ``(channels, rows, columns)`` to draw a datum by.
         dtype: Floating type of ``x``; by default torch's default type.
+        missing: Whether values may be missing: NaN, and in a ``.csv`` file an empty cell, ``NA``
+            and what else ``pandas.read_csv`` takes for it, spaces around it or not. They are NaN
+            in ``x``; columns of true and false become 1 and 0.
 
     Returns:
         A data set named after the file; column names of a ``.csv`` file are kept.
@@ -70,7 +78,7 @@ def from_file(
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If the suffix, ``key`` or ``labels`` is unknown, or the file is empty, damaged,
-            made of objects, or holds NaN or infinite values.
+            made of objects, or holds infinite values, or NaN while ``missing`` is False.
         TypeError: If values are not numeric; columns are named.
 
     Example:
@@ -84,6 +92,12 @@ def from_file(
         iris: 2 rows of (2,), x = raw, labels 2 classes
         >>> data.columns, data.labels
         (('length', 'width'), tensor([0, 1]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = Path(folder, "gaps.csv")
+        ...     _ = path.write_text(chr(10).join(["length,width", "5.1,", "NA,3.0"]))
+        ...     data = from_file(path, missing=True)
+        >>> data
+        gaps: 2 rows of (2,), x = raw, 2 of 4 values missing
     """
     source = Path(path).expanduser()
     if source.suffix.lower() not in SUFFIXES:
@@ -99,7 +113,7 @@ def from_file(
     raw: Any
     codes: np.ndarray[Any, Any] | None
     if source.suffix.lower() == ".csv":
-        raw, codes = _read_csv(source, labels)
+        raw, codes = _read_csv(source, labels, missing=missing)
     elif source.suffix.lower() == ".npz":
         raw, codes = _read_npz(source, key, labels)
     elif labels is not None:
@@ -109,7 +123,11 @@ def from_file(
         )
     else:
         raw, codes = np.array(mapped_npy(source)), None
-    checked = as_tensor(raw, dtype=dtype or torch.get_default_dtype(), name=source.name)
+    checked = as_tensor(
+        raw, dtype=dtype or torch.get_default_dtype(), name=source.name, missing=True
+    )
+    if not missing:
+        _check_complete(checked, source.name)
     scaling = scaling or Scaling.identity()
     if scaling == Scaling.identity():
         check_gray_levels(checked, source.name)
@@ -121,6 +139,7 @@ def from_file(
         scaling=scaling,
         columns=checked.columns,
         image_shape=None if image_shape is None else tuple(image_shape),
+        missing=missing,
     )
 
 
@@ -197,14 +216,18 @@ def _array(archive: Any, name: str, path: Path) -> np.ndarray[Any, Any]:
         return np.lib.format.read_array(file, allow_pickle=False)
 
 
-def _read_csv(path: Path, labels: str | None) -> tuple[pd.DataFrame, np.ndarray[Any, Any] | None]:
+def _read_csv(
+    path: Path, labels: str | None, *, missing: bool
+) -> tuple[pd.DataFrame, np.ndarray[Any, Any] | None]:
     try:
         first = pd.read_csv(path, nrows=1, compression=None)
         # Where pandas takes columns for row names, the error below is raised instead.
         check_cells(path, first.shape[1])
+        # In a table of one column a row whose value is missing is an empty line.
+        keeps_empty = missing and first.shape[1] == 1
         # Whole columns at a time, or a long one could change its type half way.
         table = (
-            pd.read_csv(path, low_memory=False, compression=None)
+            pd.read_csv(path, low_memory=False, compression=None, skip_blank_lines=not keeps_empty)
             if isinstance(first.index, pd.RangeIndex)
             else first
         )
@@ -226,13 +249,52 @@ def _read_csv(path: Path, labels: str | None) -> tuple[pd.DataFrame, np.ndarray[
             "written by DataFrame.to_csv are such a column: write with index=False."
         )
     if labels is None:
-        return table, None
+        return (_with_gaps(table, path) if missing else table), None
     if labels not in table.columns:
         raise ValueError(
             f"labels must be one of the columns {', '.join(map(repr, table.columns[:10]))}"
             f"{', ...' if len(table.columns) > 10 else ''} in {path.name}; got {labels!r}."
         )
-    return table.drop(columns=labels), _codes(table[labels].to_numpy())
+    values, marks = table.drop(columns=labels), table[labels].to_numpy()
+    return (_with_gaps(values, path) if missing else values), _codes(marks)
+
+
+def _with_gaps(table: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The table with NaN in cells that hold no value but kept pandas from reading numbers."""
+    made = {}
+    for place_of, label in enumerate(table.columns):
+        cells = table.iloc[:, place_of]
+        if not (cells.dtype == object or isinstance(cells.dtype, pd.StringDtype)):
+            continue
+        given = cells.map(lambda cell: cell.strip() if isinstance(cell, str) else cell)
+        given = given.mask(given.isin(MISSING)).replace({True: 1.0, False: 0.0})
+        numbers = pd.to_numeric(given, errors="coerce")
+        unread = numbers.isna() & given.notna()
+        if not unread.any():
+            made[place_of] = numbers.astype(np.float64)
+        elif numbers.notna().any():  # else they are words, told with the other columns of words
+            first = int(unread.to_numpy().argmax())
+            raise TypeError(
+                f"{path.name} must hold numbers in column {str(label)!r}, and an empty cell or NA "
+                f"where there is none; got {str(cells.iloc[first])!r} in row {first}, the first "
+                f"of {int(unread.sum())} that are neither."
+            )
+    if not made:
+        return table
+    columns = [made.get(index, table.iloc[:, index]) for index in range(table.shape[1])]
+    return pd.concat(columns, axis=1).set_axis(table.columns, axis=1)
+
+
+def _check_complete(checked: CheckedArray, name: str) -> None:
+    """Refuse missing values where nobody said that there may be any."""
+    gaps = checked.tensor.isnan()
+    if gaps.any():
+        raise ValueError(
+            f"{name} must not contain NaN; got {int(gaps.sum())}, the first at "
+            f"{place(gaps, checked.columns)}. Drop or impute those rows, or model the values as "
+            "missing, missing=True in from_file or 'pyro-vae fit --missing': nothing is dropped "
+            "silently."
+        )
 
 
 def _codes(marks: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -74,15 +74,17 @@ class Scaling:
         return cls(0.0, by)
 
     @classmethod
-    def standardize(cls, raw: object) -> Scaling:
+    def standardize(cls, raw: object, *, missing: bool = False) -> Scaling:
         r"""The scaling to mean 0 and standard deviation 1 of each feature of ``raw``.
 
         The standard deviation is that of the population, with divisor :math:`N`. A constant
-        feature has none: it is centered with scale 1, and a warning names it.
+        feature has none: it is centered with scale 1, and a warning names it. A feature without
+        any observed value is left as it is.
 
         Args:
             raw: Data, shape ``(N, *event_shape)``, in any form that ``as_tensor`` takes; or a
                 ``MappedDataset``, which is read twice.
+            missing: Whether NaN is a missing value; the moments are those of the observed ones.
 
         Returns:
             A scaling per feature, computed in float64. Fit it to the training part alone.
@@ -95,17 +97,22 @@ class Scaling:
             >>> scaling = Scaling.standardize([[1.0, 10.0], [3.0, 30.0]])
             >>> scaling.to_dict()
             {'shift': [2.0, 20.0], 'scale': [1.0, 10.0]}
+            >>> raw = [[1.0, 10.0], [3.0, 30.0], [float("nan"), 50.0]]
+            >>> Scaling.standardize(raw, missing=True).shift
+            tensor([ 2., 30.], dtype=torch.float64)
         """
         if callable(getattr(raw, "chunks", None)):
             columns = None
-            shift, scale, constant = _moments_of_chunks(raw)
+            shift, scale, constant = _moments_of_chunks(raw, missing=missing)
         else:
-            checked = as_tensor(raw, name="raw")
+            checked = as_tensor(raw, name="raw", missing=missing)
             values, columns = checked.tensor.to(torch.float64), checked.columns
-            shift = values.mean(0)
-            scale = (values - shift).square().mean(0).sqrt()
+            shift = values.nanmean(0).nan_to_num(nan=0.0)
+            scale = (values - shift).square().nanmean(0).sqrt()
             # Not scale == 0: the mean of many equal values is rounded, and leaves a tiny scale.
-            constant = values.amax(0) == values.amin(0)
+            above, below = values.nan_to_num(nan=-math.inf), values.nan_to_num(nan=math.inf)
+            constant = above.amax(0) == below.amin(0)
+            scale = scale.nan_to_num(nan=1.0)  # of what was never observed
         if constant.any():
             warnings.warn(
                 f"raw must vary in each column to be standardized; got constant "
@@ -229,24 +236,27 @@ class Scaling:
         return f"x = {text}"
 
 
-def _moments_of_chunks(raw: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _moments_of_chunks(raw: Any, *, missing: bool) -> tuple[Tensor, Tensor, Tensor]:
     """Mean, standard deviation, and which features are constant, in two passes."""
-    finite = FiniteScan(None, "raw")
+    finite = FiniteScan(None, "raw", missing=missing)
     total: Any = 0.0
     squares: Any = 0.0
-    varies: Any = False
-    first: Tensor | None = None
+    count: Any = 0
+    largest: Any = -math.inf
+    smallest: Any = math.inf
     for numbers, chunk in raw.chunks():
         finite.add(chunk, numbers)
         values = chunk.double()
-        first = values[0] if first is None else first
-        total = total + values.sum(0)
-        varies = varies | (values != first).any(0)
+        total = total + values.nansum(0)
+        count = count + (~values.isnan()).sum(0)
+        largest = values.nan_to_num(nan=-math.inf).amax(0).clamp(min=largest)
+        smallest = values.nan_to_num(nan=math.inf).amin(0).clamp(max=smallest)
     finite.check()
-    shift = total / len(raw)
+    shift = total / count.clamp(min=1)
     for _, chunk in raw.chunks():
-        squares = squares + (chunk.double() - shift).square().sum(0)
-    return shift, (squares / len(raw)).sqrt(), ~varies
+        squares = squares + (chunk.double() - shift).square().nansum(0)
+    scale = (squares / count.clamp(min=1)).sqrt().masked_fill(count == 0, 1.0)
+    return shift, scale, largest == smallest
 
 
 def _canonical(part: Any) -> float | Tensor:

@@ -58,6 +58,11 @@ def calibration(study: Study, question: str) -> Section:
         f"Computed on {count} data that the model makes: this is about q, and whether the model "
         "describes yours is the question of the predictive checks."
     ]
+    if bool(study.x.isnan().any()):
+        remarks.append(
+            "They are complete: whether q is calibrated where values are missing, this "
+            "does not tell."
+        )
     if names[0] != "z_1":
         remarks.append(f"In the pictures z_1, z_2, ... are {', '.join(names)}.")
     return Section(

@@ -8,8 +8,11 @@ __all__ = ["collected_messages"]
 
 
 @contextmanager
-def collected_messages() -> Iterator[list[str]]:
+def collected_messages(speaker: str = "pyro_vae.diagnostics") -> Iterator[list[str]]:
     """The diagnostics' messages while the block lasts; they do not reach a terminal.
+
+    Args:
+        speaker: Name of the logger whose messages are collected.
 
     Example:
         >>> with collected_messages() as found:
@@ -23,12 +26,12 @@ def collected_messages() -> Iterator[list[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             found.append(record.getMessage())
 
-    speaker = logging.getLogger("pyro_vae.diagnostics")
-    collector, passes_on = Collector(logging.WARNING), speaker.propagate
-    speaker.addHandler(collector)
-    speaker.propagate = False
+    logger = logging.getLogger(speaker)
+    collector, passes_on = Collector(logging.WARNING), logger.propagate
+    logger.addHandler(collector)
+    logger.propagate = False
     try:
         yield found
     finally:
-        speaker.removeHandler(collector)
-        speaker.propagate = passes_on
+        logger.removeHandler(collector)
+        logger.propagate = passes_on

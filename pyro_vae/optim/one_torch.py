@@ -19,6 +19,9 @@ from pyro_vae.arguments import finite_number
 
 __all__ = ["OneTorchOptim"]
 
+FUSED = {"step", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "momentum_buffer", "sum"}
+"""What torch's optimizers with a fused update remember: one count, the rest like the parameter."""
+
 
 class OneTorchOptim(PyroOptim):
     r"""One torch optimizer over all parameters that SVI hands over.
@@ -154,7 +157,9 @@ class OneTorchOptim(PyroOptim):
         for index, param in enumerate(self._params):
             name = self._names.get(id(param))
             if name is not None and name in known:
-                content["state"][index] = dict(waiting[name])
+                content["state"][index] = {
+                    key: _in_memory_of(param, value, key) for key, value in waiting[name].items()
+                }
         optimizer.load_state_dict(content)
 
     def _step_divided(self, divisor: float, grads: list[Tensor]) -> None:
@@ -191,6 +196,25 @@ class OneTorchOptim(PyroOptim):
         known = len(self._learning_rates)
         self._learning_rates += [group["lr"] for group in self._optimizer.param_groups[known:]]
         self._take_over(new)
+
+
+def _in_memory_of(param: Tensor, value: Any, name: str) -> Any:
+    """What an optimizer remembered of a parameter, in memory laid out as the parameter's.
+
+    A fused update takes its tensors to be so and does not look: others, as a file of a stranger
+    may hold, would let it write where it must not.
+    """
+    if not isinstance(value, Tensor):
+        return value
+    shape = torch.Size() if name == "step" else param.shape
+    if value.layout != torch.strided or value.is_meta or (name in FUSED and value.shape != shape):
+        raise ValueError(
+            f"optimizer must have the state that was saved; got {name} of shape "
+            f"{tuple(value.shape)} for a parameter of shape {tuple(param.shape)}."
+        )
+    if value.shape != param.shape:
+        return value.clone()
+    return torch.empty_like(param, dtype=value.dtype, requires_grad=False).copy_(value)
 
 
 def _global_norm(grads: list[Tensor]) -> float:

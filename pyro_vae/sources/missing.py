@@ -29,11 +29,16 @@ class MaskedPiece:
 def declares_missing(x: Any, mask: Any) -> bool:
     """Whether values of x may be missing by what a user passes.
 
+    A data set that was made for missing values says so, whether or not it has any: a part of it
+    may be complete where another is not.
+
     Example:
         >>> declares_missing(torch.zeros(2), None), declares_missing(torch.zeros(2), "nan")
         (False, True)
+        >>> declares_missing(Dataset("gaps", torch.zeros(2), missing=True), None)
+        True
     """
-    return mask is not None or has_masked(x)
+    return mask is not None or has_masked(x) or (isinstance(x, Dataset) and x.missing)
 
 
 def entries_of(mask: Any, x: Any, kind: str | None = None) -> Any:
