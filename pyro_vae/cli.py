@@ -313,7 +313,7 @@ def _add_training(
         "--learning-rate", type=positive(float), default=3e-3, help="of Adam, before the cosine"
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="of weights, order and noise (and see --split-seed)"
+        "--seed", type=seed, default=0, help="of weights, order and noise (and see --split-seed)"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, or auto")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

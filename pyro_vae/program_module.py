@@ -1,7 +1,8 @@
 """What a VAE and an autoencoder share: they read a user's data, and Pyro knows them by a name."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from pyro_vae.datasets import CheckedArray, check_gray_levels, checked_rows
 
-__all__ = ["ProgramModule"]
+__all__ = ["ProgramModule", "missing_only_if_accepted"]
 
 
 class ProgramModule(nn.Module):
@@ -113,6 +114,29 @@ class ProgramModule(nn.Module):
         """Give a copy a name of its own."""
         super().__setstate__(state)
         self.store_name = _new_store_name()
+
+
+@contextmanager
+def missing_only_if_accepted(programs: object) -> Iterator[None]:
+    """Leave a module without missing values, as it was, where the block refuses the data.
+
+    Args:
+        programs: Any; what is no :class:`ProgramModule` is left alone.
+
+    Example:
+        >>> module = ProgramModule()
+        >>> with missing_only_if_accepted(module):
+        ...     module.missing = True
+        >>> module.missing
+        True
+    """
+    before = programs.missing if isinstance(programs, ProgramModule) else False
+    try:
+        yield
+    except BaseException:
+        if isinstance(programs, ProgramModule):
+            programs.missing = before
+        raise
 
 
 def _new_store_name() -> str:

@@ -25,7 +25,7 @@ from pyro_vae.interrupt import InterruptGuard
 from pyro_vae.kept_fit import KeptFit, memory_explained
 from pyro_vae.objectives import FreeBits, kl_weighted
 from pyro_vae.optim import DistributedOptim, Processes, Schedule, adam, cosine
-from pyro_vae.program_module import ProgramModule
+from pyro_vae.program_module import ProgramModule, missing_only_if_accepted
 from pyro_vae.rows import per_datum_parts
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.sources import DataSource, resolve_device
@@ -45,6 +45,7 @@ def fit(
     *,
     mask: Any = None,
     validation: Any = None,
+    validation_mask: Any = None,
     epochs: int = 100,
     batch_size: int = 128,
     num_data: int | None = None,
@@ -98,6 +99,7 @@ def fit(
             one's own get x with NaN.
         validation: Held-out data on which the ELBO is evaluated after every epoch; with NaN for
             what is missing, where x has missing values.
+        validation_mask: Its ``mask``: that of x says nothing of other rows.
         epochs: Passes over the data.
         batch_size: Rows in a step, of all processes together (a DataLoader brings its own).
         num_data: Number N of rows of an epoch, for an IterableDataset, which does not tell it.
@@ -195,6 +197,9 @@ def fit(
                 f"{name} must be a function; got {function!r}. See pyro_vae.optim: pass "
                 f"optim.{'cosine' if name == 'schedule' else 'adam(1e-3)'}, not its name."
             )
+    callbacks = tuple(callbacks)
+    if not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks must be functions of a FitResult; got {callbacks!r}.")
     processes = Processes.current()
     is_kept = processes.any(run_dir is not None)  # which is the first process's to say
     if resume and not is_kept:
@@ -211,10 +216,6 @@ def fit(
     resolved = resolve_device(vae, device)
     source = DataSource(vae, resolved)
     part = processes.part if processes.size > 1 else None
-    batches = source.batches(
-        x, batch_size=batch_size, seed=seed, num_data=num_data, part=part, mask=mask
-    )
-    held_out = None if validation is None else source.rows(validation, name="validation")
     settings: dict[str, Any] = {
         "epochs": epochs,
         "batch_size": batch_size,
@@ -229,18 +230,27 @@ def fit(
         "compile": compile,
         "seed": seed,
     }
-    check_same_call(processes, {**settings, "resume": resume}, batches)
-    kept = None
-    if is_kept:
-        kept = KeptFit.opened(
-            run_dir,
-            vae,
-            processes,
-            settings=settings,
-            data={"x": batches, "validation": held_out},
-            device=resolved,
-            resume=resume,
+    with missing_only_if_accepted(vae):
+        batches = source.batches(
+            x, batch_size=batch_size, seed=seed, num_data=num_data, part=part, mask=mask
         )
+        held_out = (
+            None
+            if validation is None
+            else source.rows(validation, name="validation", mask=validation_mask)
+        )
+        check_same_call(processes, {**settings, "resume": resume}, batches)
+        kept = None
+        if is_kept:
+            kept = KeptFit.opened(
+                run_dir,
+                vae,
+                processes,
+                settings=settings,
+                data={"x": batches, "validation": held_out},
+                device=resolved,
+                resume=resume,
+            )
     if held_out is not None:
         held_out = processes.part(held_out)
     if isinstance(vae, nn.Module):

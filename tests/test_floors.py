@@ -29,6 +29,7 @@ FLOOR = {
     "networks": 0,
     "option_types": 1,
     "optim": 0,
+    "raw_bytes": -1,
     "report": 0,
     "rows": -1,
     "seeding": 0,

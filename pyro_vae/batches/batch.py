@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pyro_vae.raw_bytes import raw_bytes
 from pyro_vae.seeding import generator
 
 __all__ = [
@@ -100,7 +101,7 @@ def digest(pieces: Iterable[Tensor], num_data: int) -> str:
     found, kind = hashlib.sha256(), ""
     for piece in pieces:
         kind = f"{tuple(piece.shape[1:])}, {str(piece.dtype).removeprefix('torch.')}"
-        values: Any = piece.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy()
+        values: Any = raw_bytes(piece.cpu()).numpy()
         found.update(values)
     return f"{num_data} rows of {kind}, sha256 {found.hexdigest()}"
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.capture import modules_of
+from pyro_vae.raw_bytes import same_bits
 
 from .errors import CheckpointError
 
@@ -106,7 +107,7 @@ def copied_into(tensors: Mapping[str, Tensor], saved: Mapping[str, Tensor], what
         for name, tensor in tensors.items():
             values = saved[name].to(tensor)
             # What is right is not touched: an expanded buffer could not be written to.
-            if not _same_bits(tensor, values):
+            if not same_bits(tensor, values):
                 tensor.copy_(values)
 
 
@@ -120,8 +121,3 @@ def is_copyable(source: Tensor, target: Tensor) -> bool:
     both_floating = source.is_floating_point() and target.is_floating_point()
     same_kind = source.dtype == target.dtype or both_floating
     return same_kind and source.layout == torch.strided and not source.is_meta
-
-
-def _same_bits(a: Tensor, b: Tensor) -> bool:
-    a, b = (t.detach().contiguous().reshape(-1).view(torch.uint8) for t in (a, b))
-    return torch.equal(a, b)

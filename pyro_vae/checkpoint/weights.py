@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from pyro_vae.files import write_whole
+from pyro_vae.raw_bytes import raw_bytes
 
 from .errors import CheckpointError, reason_of
 from .tensors import copied_into
@@ -87,10 +87,6 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     for name in sorted(state):
         tensor = state[name]
         digest.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-        digest.update(_bytes(tensor))
+        numbers: Any = raw_bytes(tensor).numpy()
+        digest.update(numbers)
     return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> memoryview:
-    values: Any = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return memoryview(values)

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pyro_vae.raw_bytes import raw_bytes, same_bits
+
 __all__ = ["Processes", "started"]
 
 LEAST_ROWS = 2
@@ -147,14 +149,14 @@ class Processes:
         with torch.no_grad():
             for tensor, firsts in zip(own, self._of_first(own), strict=True):
                 # What is right is not touched: an expanded buffer could not be written to.
-                if not torch.equal(_as_bytes(tensor), _as_bytes(firsts)):
+                if not same_bits(tensor, firsts):
                     tensor.copy_(firsts)
 
     def agree(self, tensors: Iterable[Tensor]) -> bool:
         """Whether tensors are bitwise the same on every process."""
         own = list(tensors)
         differ = any(
-            not torch.equal(_as_bytes(tensor), _as_bytes(firsts))
+            not same_bits(tensor, firsts)
             for tensor, firsts in zip(own, self._of_first(own), strict=True)
         )
         return not self.any(differ)
@@ -220,7 +222,7 @@ class Processes:
         """The first process's values of tensors, as one message."""
         if self.size == 1 or not tensors:
             return tensors
-        own = [_as_bytes(tensor) for tensor in tensors]
+        own = [raw_bytes(tensor) for tensor in tensors]
         place = _meeting_place(own[0])
         message = torch.cat([values.to(place) for values in own])
         with _explained():
@@ -307,11 +309,6 @@ def _meeting_place(tensor: Tensor) -> torch.device:
     if dist.get_backend() == "nccl" and tensor.device.type == "cpu":
         return torch.device("cuda", torch.cuda.current_device())
     return tensor.device
-
-
-def _as_bytes(tensor: Tensor) -> Tensor:
-    """The values of a tensor of any type, which no backend has to know."""
-    return tensor.detach().contiguous().view(-1).view(torch.uint8)
 
 
 def _all_on_this_machine(size: int) -> bool:

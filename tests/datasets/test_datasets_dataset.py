@@ -1,8 +1,11 @@
+import math
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
+import pyro_vae as pv
 from pyro_vae.datasets import (
     Dataset,
     Scaling,
@@ -201,3 +204,50 @@ def test_subset_of_simulated_data_keeps_latent_values_and_truth():
 def test_dataset_raises(call, kind, message):
     with pytest.raises(kind, match=message):
         call()
+
+
+def with_gaps():
+    x = torch.arange(12.0).reshape(4, 3)
+    x[1, 2] = x[3, 0] = torch.nan
+    return Dataset("gaps", x, columns=("a", "b", "c"), missing=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.split(held_out=0.5, seed=1)[0],
+        lambda data: data.subset([1, 3]),
+        lambda data: data.subset([0]),
+        lambda data: data.reshape(3, 1),
+        lambda data: data.flatten(),
+        lambda data: data.to(dtype=torch.float32),
+        lambda data: data.rescale(Scaling.standardize(data.raw, missing=True)),
+        lambda data: data.in_memory(),
+    ],
+)
+def test_missing_values_stay_missing(change):
+    changed = change(with_gaps())
+    assert changed.missing
+    gaps = int(changed.x.isnan().sum())
+    assert changed.num_missing == gaps
+    assert repr(changed).endswith(f", {gaps} of {changed.x.numel()} values missing")
+
+
+def test_infinity_is_no_missing_value():
+    with pytest.raises(ValueError, match="x must not contain infinite values; got 1"):
+        Dataset("d", torch.tensor([[math.inf, math.nan]]), missing=True)
+
+
+def test_a_dataset_with_missing_values_is_fitted_as_it_is():
+    data = with_gaps()
+    vae = pv.gaussian_vae(features=3, latent_dim=1, hidden=(), missing=True)
+    by_nan = pv.gaussian_vae(features=3, latent_dim=1, hidden=(), missing=True)
+    by_nan.load_state_dict(vae.state_dict())
+    options = {"epochs": 2, "progress": False}
+    pv.fit(vae, data, **options)
+    pv.fit(by_nan, data.x, mask="nan", **options)
+    for one, other in zip(vae.parameters(), by_nan.parameters(), strict=True):
+        assert torch.equal(one, other)
+    plain = pv.gaussian_vae(features=3, latent_dim=1, hidden=())
+    pv.fit(plain, data.subset([0, 2]), **options)
+    assert plain.missing  # though these two rows are complete

@@ -102,6 +102,7 @@ def nothing(path):
     pass
 
 
+GAPS = np.array([[1.0, np.nan], [2.0, 3.0]])
 BOMB = np.array([[Bomb()]], dtype=object)
 PICKLED = "must hold plain numbers; got pickled objects, which are never loaded"
 DAMAGED = "must be a complete numpy file"
@@ -172,6 +173,35 @@ ERRORS = {
         r"x.csv must have numeric columns only; got 'city'",
     ),
     "gap": ("x.csv", text("a,b\n1,2\n3,\n"), {}, ValueError, "NaN; got 1, the first at row 1, co"),
+    "gap's mend": ("x.csv", text("a,b\n1,\n"), {}, ValueError, "missing=True .* fit --missing'"),
+    "gap of npy": (
+        "x.npy",
+        saved(GAPS),
+        {},
+        ValueError,
+        "NaN; got 1, the first at row 0, column 1",
+    ),
+    "infinity beside a gap": (
+        "x.npy",
+        saved(np.where(np.isnan(GAPS), np.inf, GAPS)),
+        {"missing": True},
+        ValueError,
+        "must not contain infinite values; got 1",
+    ),
+    "other words for a gap": (
+        "x.csv",
+        text("a,b\n1,2\n3,?\n4,?\n"),
+        {"missing": True},
+        TypeError,
+        r"numbers in column 'b', and an empty cell or NA .* got '\?' in row 1, the first of 2",
+    ),
+    "words and gaps": (
+        "x.csv",
+        text("a,city\n1,Bonn\n2,\n"),
+        {"missing": True},
+        TypeError,
+        r"x.csv must have numeric columns only; got 'city'",
+    ),
     "long row": (
         "x.csv",
         text("a,b\n1,2\n1,2,3\n"),
@@ -216,3 +246,45 @@ def test_from_file_raises_and_executes_nothing(
     with pytest.raises(kind, match=message):
         from_file(tmp_path / name, **options)
     assert not (tmp_path / "exploded").exists()
+
+
+GAPPED = {
+    "empty cells": "a,b\n1,\n2,3\n",
+    "NA": "a,b\n1,NA\n2,3\n",
+    "NaN": "a,b\n1,nan\n2,3\n",
+    "spaces": "a,b\n1,  \n2, 3\n",
+    "NA after a space": "a,b\n1, NA\n2, 3\n",
+    "quoted": 'a,b\n"1",""\n"2","3"\n',
+}
+
+
+@pytest.mark.parametrize("content", GAPPED.values(), ids=GAPPED)
+def test_cells_without_a_value_are_nan_where_values_may_be_missing(tmp_path, content):
+    path = tmp_path / "gaps.csv"
+    path.write_text(content)
+    data = from_file(path, missing=True)
+    assert torch.equal(data.x.isnan(), torch.from_numpy(np.isnan(GAPS)))
+    assert torch.equal(data.x[~data.x.isnan()], torch.tensor([1.0, 2.0, 3.0]))
+    assert repr(data) == "gaps: 2 rows of (2,), x = raw, 1 of 4 values missing"
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+def test_nan_of_an_array_is_missing_where_values_may_be(tmp_path, suffix):
+    saved(GAPS)(tmp_path / f"x{suffix}")
+    data = from_file(tmp_path / f"x{suffix}", missing=True)
+    assert np.array_equal(data.x.numpy(), GAPS, equal_nan=True)
+
+
+def test_missing_truth_values_and_labels_beside_them(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a,b,y\nTrue,1,u\n,2,v\nFalse,,u\n")
+    data = from_file(path, labels="y", missing=True)
+    assert np.array_equal(data.x, [[1, 1], [np.nan, 2], [0, np.nan]], equal_nan=True)
+    assert data.labels.tolist() == [0, 1, 0]
+
+
+def test_an_empty_line_of_a_single_column_is_a_row(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("a\n1\n\n3\n")
+    data = from_file(path, missing=True)
+    assert np.array_equal(data.x, [[1], [np.nan], [3]], equal_nan=True)

@@ -1,11 +1,12 @@
 import json
 import math
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from pyro_vae.datasets import Scaling
+from pyro_vae.datasets import MappedDataset, Scaling, mapped
 
 PER_FEATURE = Scaling(shift=[1.0, -2.0, 0.0], scale=torch.tensor([0.5, 3.0, 10.0]))
 
@@ -71,6 +72,31 @@ def test_standardize_gives_mean_0_and_population_sd_1():
     x = scaling.apply(raw)
     assert torch.allclose(x.mean(0), torch.zeros(2, dtype=torch.float64), atol=1e-12)
     assert torch.allclose(x.var(0, correction=0), torch.ones(2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_standardize_uses_observed_values_alone(in_chunks, monkeypatch):
+    monkeypatch.setattr(mapped, "CHUNK_BYTES", 3 * 8 * 4)  # three rows
+    rng = np.random.default_rng(0)
+    raw = rng.normal(size=(50, 4)) * [1.0, 100.0, 1e-3, 1.0] + [0.0, 5.0, 1.0, 1e4]
+    raw[rng.random(raw.shape) < 0.3] = np.nan
+    raw[:5, 1] = np.nan  # a whole piece, too
+    raw[:, 3] = np.nan
+    with pytest.raises(ValueError, match="must not contain NaN"):
+        Scaling.standardize(raw)
+    scaling = Scaling.standardize(MappedDataset("raw", raw) if in_chunks else raw, missing=True)
+    assert np.allclose(scaling.shift[:3], np.nanmean(raw[:, :3], 0), rtol=1e-12)
+    assert np.allclose(scaling.scale[:3], np.nanstd(raw[:, :3], 0), rtol=1e-10)
+    assert (scaling.shift[3], scaling.scale[3]) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("in_chunks", [False, True])
+def test_what_was_observed_may_be_constant(in_chunks):
+    raw = np.array([[1.0, math.nan], [2.0, 0.1], [math.nan, 0.1]])
+    given = MappedDataset("raw", raw) if in_chunks else raw
+    with pytest.warns(UserWarning, match="got constant columns 1, centered with scale 1"):
+        scaling = Scaling.standardize(given, missing=True)
+    assert scaling.to_dict() == {"shift": [1.5, 0.1], "scale": [0.5, 1.0]}
 
 
 def test_standardize_warns_of_constant_columns_by_name():
