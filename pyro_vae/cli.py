@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from pyro_vae.arguments import did_you_mean
-from pyro_vae.config_file import config_words
+from pyro_vae.config_file import check_resumable, config_words
 from pyro_vae.kinds import FAMILIES, LIKELIHOODS, OBJECTIVES, PRIORS, written
 from pyro_vae.option_types import fraction, kind_of, not_negative, one_of, positive, seed
 
@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         config = _config_of(options)
         if config is not None:
+            if getattr(options, "resume", None) is not None:
+                check_resumable(config)
             words = list(sys.argv[1:] if arguments is None else arguments)
             options = _parsed(parser, _with_config(words, config, parser))
         if _is_one_of_many() and options.command != "fit":

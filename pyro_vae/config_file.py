@@ -8,7 +8,7 @@ from typing import Any
 from pyro_vae import toml
 from pyro_vae.arguments import did_you_mean
 
-__all__ = ["check_settings", "check_sizes", "config_words"]
+__all__ = ["check_resumable", "check_settings", "check_sizes", "config_words"]
 
 SECTIONS = ("data", "model", "fit")
 
@@ -143,6 +143,30 @@ def config_words(path: str | Path, options: Collection[str]) -> list[list[str]]:
             if key not in FOUND[section]:
                 words.append(_option(key, value, options))
     return [setting for setting in words if setting]
+
+
+def check_resumable(run: str) -> None:
+    """Refuse to resume what ``pyro_vae.fit`` began: its model and data are not on disk.
+
+    Args:
+        run: The run's directory.
+
+    Raises:
+        ValueError: If it is such a run.
+
+    Example:
+        >>> check_resumable("nowhere")  # whoever reads the settings will tell
+    """
+    try:
+        config = toml.read(Path(run) / "config.toml", name="resume")
+    except (OSError, ValueError):  # which whoever reads the settings tells better
+        return
+    data = config.get("data")
+    if "fit" in config and not (isinstance(data, dict) and "source" in data):
+        raise ValueError(
+            f"resume must name a run that 'pyro-vae fit' began; got {run}, which pyro_vae.fit did "
+            f"in Python. There, pyro_vae.fit(..., run_dir={run!r}, resume=True) goes on."
+        )
 
 
 def check_settings(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+import pyro_vae
 from pyro_vae.optim.processes import Processes
 
 __all__ = ["decides_bits", "environment"]
@@ -15,17 +16,22 @@ __all__ = ["decides_bits", "environment"]
 PACKAGES = ("pyro-vae", "pyro-ppl", "torch", "numpy", "scikit-learn")
 
 
+SETTINGS = ("processes", "threads", "deterministic", "matmul_precision")
+
+
 def environment() -> dict[str, Any]:
     """Versions and settings of this process.
 
     Example:
-        >>> environment()["packages"]["torch"] == torch.__version__.split("+")[0]
+        >>> environment()["packages"]["torch"] == torch.__version__
         True
     """
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name).split("+")[0] for name in PACKAGES},
+        # The build of torch, as +cpu, decides bits too.
+        "packages": {name: _version(name) for name in PACKAGES}
+        | {"torch": str(torch.__version__)},
         "processes": Processes.current().size,
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
@@ -47,7 +53,14 @@ def decides_bits(facts: Mapping[str, Any], device: torch.device) -> dict[str, st
         >>> decides_bits(environment(), torch.device("cpu"))["device"]
         'cpu'
     """
-    found = {name: str(facts[name]) for name in ("processes", "threads", "matmul_precision")}
+    found = {name: str(facts[name]) for name in SETTINGS}
     found |= {name: str(facts["packages"][name]) for name in ("pyro-vae", "pyro-ppl", "torch")}
     where = facts["gpu"] if device.type == "cuda" else facts["cpu_capability"]
     return {**found, "device": device.type, "kind of device": str(where)}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as in a checkout that is on the path
+        return pyro_vae.__version__ if package == "pyro-vae" else None

@@ -168,13 +168,14 @@ def loaded_state(run: RunDirectory | None, processes: Processes) -> TrainingStat
     Raises:
         CheckpointError: On every process, if there are states and none can be read.
     """
-    content = None
+    content, state = None, None
     with processes.together("run_dir"):
         if run is not None and run.states.exist:
             content = run.states.load()
-            TrainingState.from_dict(content, str(run.path))
-    data = b"" if content is None else packed(content)
-    data = data if processes.size == 1 else processes.first_says(data)
+            state = TrainingState.from_dict(content, str(run.path))
+    if processes.size == 1:
+        return state
+    data = processes.first_says(b"" if content is None else packed(content))
     if not data:
         return None
     return TrainingState.from_dict(unpacked(data, "the state"), "the state")

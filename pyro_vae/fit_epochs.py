@@ -1,6 +1,7 @@
 """The epochs of a fit: steps, evaluation, what is kept, and when it ends."""
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from pyro_vae.evaluation import evaluate
 from pyro_vae.fit_checkpoints import Cadence, Checkpoints, ConstantBuffers
 from pyro_vae.fit_result import FitResult
 from pyro_vae.interrupt import InterruptGuard
+from pyro_vae.memory import memory_explained
 from pyro_vae.optim import Processes
 from pyro_vae.run_directory import RunDirectory
 from pyro_vae.seeding import seeded
@@ -31,6 +33,7 @@ class FitEpochs:
         batches: The data.
         held_out: This process's part of the validation data, or None.
         epochs: Number of epochs.
+        batch_size: Rows of a step, as the user gave it.
         patience: Epochs without a better ELBO after which it ends, or None.
         callbacks: What the user wants called after each epoch.
         guard: Tells when Ctrl-C was pressed or SIGTERM came.
@@ -46,6 +49,7 @@ class FitEpochs:
         held_out: Any,
         *,
         epochs: int,
+        batch_size: int,
         patience: int | None,
         callbacks: Iterable[Callable[[FitResult], object]],
         guard: InterruptGuard,
@@ -54,7 +58,8 @@ class FitEpochs:
     ) -> None:
         self._result, self._loop = result, loop
         self._batches, self._held_out = batches, held_out
-        self._epochs, self._patience, self._callbacks = epochs, patience, tuple(callbacks)
+        self._epochs, self._batch_size = epochs, batch_size
+        self._patience, self._callbacks = patience, tuple(callbacks)
         self._guard, self._processes, self._device = guard, processes, device
         self._run: RunDirectory | None = None
         self._checkpoints: Checkpoints | None = None
@@ -96,6 +101,15 @@ class FitEpochs:
             "environment": dict(environment),
         }
         self._checkpoints = Checkpoints(run, self._state, cadence)
+        self._loop.is_kept = True
+        extra = [type(m).__name__ for m in module.modules() if _has_extra_state(m)]
+        if extra:
+            warnings.warn(
+                f"{', '.join(sorted(set(extra)))} has a state of its own besides parameters and "
+                "buffers, which is not kept: a fit that is resumed starts it anew.",
+                UserWarning,
+                stacklevel=4,
+            )
         run.write_history(self._result.rows)
         if state is None:
             self._checkpoints.save(0)
@@ -120,7 +134,8 @@ class FitEpochs:
             # Noise is a function of seed and epoch, whatever callbacks and evaluations draw.
             noise: tuple[int | str, ...] = ("noise", epoch, *self._processes.noise)
             with seeded(result.seed, *noise, device=self._device):
-                loss = self._loop.run(epoch, checkpoints=self._checkpoints)
+                with memory_explained(self._batch_size, self._device):
+                    loss = self._loop.run(epoch, checkpoints=self._checkpoints)
             was_left = self._loop.batch > 0
             if was_left:
                 # Before the part of an epoch has its row: the rest of it comes after a resumption.
@@ -134,11 +149,9 @@ class FitEpochs:
             bar.update()
             self._ask_whether_to_end(epoch)
             ends = result.stopped_early or result.interrupted
-            self._is_finished = (
-                not was_left
-                and not result.interrupted
-                and (result.stopped_early or epoch + 1 == self._epochs)
-            )
+            # Also where Ctrl-C came in the very epoch that was the last one anyway.
+            is_over = result.stopped_early or epoch + 1 == self._epochs
+            self._is_finished = is_over and not was_left
             if not was_left:
                 if ends or self._is_finished:
                     self._save(epoch + 1)
@@ -211,3 +224,7 @@ class FitEpochs:
             settings=self._known["settings"],
             environment=self._known["environment"],
         )
+
+
+def _has_extra_state(module: nn.Module) -> bool:
+    return type(module).get_extra_state is not nn.Module.get_extra_state

@@ -19,7 +19,7 @@ from pyro_vae.diagnostics.evidence.pareto import (
     untrusted,
 )
 from pyro_vae.diagnostics.passes import by_rows
-from pyro_vae.distributions import ObservedEntries
+from pyro_vae.distributions import ObservedEntries, SharedVarianceNormal
 from pyro_vae.export.layout import OBSERVED
 from pyro_vae.sources import DataSource, LazyRows, resolve_device
 from pyro_vae.sources.missing import declares_missing
@@ -67,8 +67,8 @@ def impute(
             is missing, as it does without for a VAE whose ``missing`` is True.
         num_draws: Number of imputations of each row.
         num_samples: Number S of draws from q(z|x) for each row.
-        chunk_size: Rows times draws that go through the model at once, but at least the rows of a
-            piece of x, 250 or fewer. It bounds the memory beside that of the result.
+        chunk_size: Rows times draws that go through the model at once, but at least 250. It
+            bounds the memory beside that of the result, and changes figures by rounding alone.
         seed: Seed of the draws; the global random state is left alone.
 
     Returns:
@@ -76,8 +76,10 @@ def impute(
         entries as given. ``mean`` and ``sd`` of each entry given what was observed, and
         ``mean_mcse``, the Monte Carlo standard error of the mean (NaN for one draw), from all S
         draws; of an observed entry its value, 0 and 0. (Of unordered classes the mean number says
-        nothing: count the draws.) Over ``obs_id``: ``pareto_khat``, and ``ess``, the effective
-        number of draws.
+        nothing: count the draws.) Read the mean as ``found["mean"]``: ``found.mean`` is xarray's
+        method. Over ``obs_id``: ``pareto_khat``, and ``ess``, the effective number of draws; 0
+        and S for a complete row, which needs none. Where no draw of a row has a density that is a
+        number, nothing is known: ``ess``, ``pareto_khat`` and all that is missing are NaN.
 
     Raises:
         TypeError: If ``vae`` is no VAE.
@@ -149,33 +151,67 @@ def _imputed(
     vae: VAE, x: Tensor, num_draws: int, num_samples: int, chunk_size: int
 ) -> dict[str, Tensor]:
     """Completed rows and their moments, for one piece of x."""
+    known = x.to(torch.float64, copy=True)  # filled in below, and x is the user's
+    found = {
+        "x": x.unsqueeze(1).repeat(1, num_draws, *(1,) * (x.dim() - 1)),
+        "mean": known,
+        "sd": torch.zeros_like(known),
+        "mean_mcse": torch.zeros_like(known),
+        "pareto_khat": known.new_zeros(len(x)),
+        "ess": known.new_full((len(x),), float(num_samples)),
+        "is_incomplete": x.isnan().reshape(len(x), -1).any(1),
+    }
+    incomplete = found["is_incomplete"].nonzero().squeeze(1)
+    if len(incomplete):
+        # A guide may have parameters of each row, so it sees them all; p(x|z) is what costs.
+        q = vae.encode(x)
+        z = q.sample(torch.Size([num_samples]))
+        log_ratios = (vae.p_z().log_prob(z) - q.log_prob(z)).expand(num_samples, len(x))
+        for name, values in _of_incomplete(
+            vae, x[incomplete], z[:, incomplete], log_ratios[:, incomplete], num_draws, chunk_size
+        ).items():
+            found[name][incomplete] = values
+    return found
+
+
+def _of_incomplete(
+    vae: VAE, x: Tensor, z: Tensor, log_ratios: Tensor, num_draws: int, chunk_size: int
+) -> dict[str, Tensor]:
+    """The same for rows of which each lacks something, from z and log p(z) - log q(z|x)."""
     draws_at_a_time = max(1, chunk_size // len(x))
     is_missing = x.isnan()
-    q = vae.encode(x)
-    z = q.sample(torch.Size([num_samples]))
-    log_weights = vae.p_z().log_prob(z) - q.log_prob(z)
-    log_weights = log_weights.expand(num_samples, len(x)).clone()
-    for start in range(0, num_samples, draws_at_a_time):
+    log_weights = _log_weights(vae, x, z, log_ratios, draws_at_a_time)
+    weights = smoothed_log_weights(log_weights).softmax(0)
+    # Nothing is known where no draw has a density, or one has none that is a number.
+    is_known = weights.isfinite().all(0)
+    weights = torch.where(is_known, weights, 1 / len(z))
+    mean, sd, mcse = _moments(vae, z, weights, draws_at_a_time)
+    if len(z) == 1:
+        mcse = torch.full_like(mcse, math.nan)
+    is_lost = is_missing & ~is_known.reshape(-1, *(1,) * (x.dim() - 1))
+    found = {
+        "mean": torch.where(is_missing, mean, x.double()),
+        "sd": torch.where(is_missing, sd, 0.0),
+        "mean_mcse": torch.where(is_missing, mcse, 0.0),
+    }
+    return {
+        "x": _completed(vae, x, z, weights, num_draws).masked_fill(is_lost.unsqueeze(1), math.nan),
+        **{name: values.masked_fill(is_lost, math.nan) for name, values in found.items()},
+        "pareto_khat": pareto_khat(log_weights),
+        "ess": (1 / weights.square().sum(0)).masked_fill(~is_known, math.nan),
+    }
+
+
+def _log_weights(
+    vae: VAE, x: Tensor, z: Tensor, log_ratios: Tensor, draws_at_a_time: int
+) -> Tensor:
+    log_weights = log_ratios.clone()
+    for start in range(0, len(z), draws_at_a_time):
         some = slice(start, start + draws_at_a_time)
         p = _at(vae, z[some])
         copies = x.expand(len(z[some]), *x.shape).flatten(0, 1)
         log_weights[some] += ObservedEntries(p).log_prob(copies).unflatten(0, (-1, len(x)))
-    weights = smoothed_log_weights(log_weights).softmax(0)
-    # Nothing is known where no draw has a density, which pareto_khat tells: NaN.
-    weights = torch.where(weights.isfinite().all(0), weights, 1 / num_samples)
-    mean, sd, mcse = _moments(vae, z, weights, draws_at_a_time)
-    if num_samples == 1:
-        mcse = torch.full_like(mcse, math.nan)
-    known = x.double()
-    return {
-        "x": _completed(vae, x, z, weights, num_draws, draws_at_a_time),
-        "mean": torch.where(is_missing, mean, known),
-        "sd": torch.where(is_missing, sd, 0.0),
-        "mean_mcse": torch.where(is_missing, mcse, 0.0),
-        "pareto_khat": pareto_khat(log_weights),
-        "ess": 1 / weights.square().sum(0),
-        "is_incomplete": is_missing.reshape(len(x), -1).any(1),
-    }
+    return log_weights
 
 
 def _moments(
@@ -184,38 +220,53 @@ def _moments(
     r"""Mean and standard deviation of x under weighted draws of z, and the error of the mean.
 
     .. math:: \operatorname{Var} x = \mathbb E \operatorname{Var}(x \mid z)
-              + \operatorname{Var} \mathbb E(x \mid z)
+              + \operatorname{Var} \mathbb E(x \mid z), \qquad
+              \text{error}^2 = \sum_s w_s^2 (\mathbb E(x \mid z_s) - \mathbb E x)^2
     """
-    center: Tensor = _at(vae, z[:1]).mean.double()  # sums of squares about it keep their digits
-    first, squares, of_errors, errors = (torch.zeros_like(center) for _ in range(4))
-    within = torch.zeros_like(center)
+    num_rows = len(weights[0])
+    # Sums of squares about one of the means keep their digits.
+    p = _at(vae, z[:1])
+    center = p.mean.double().flatten(1).unsqueeze(1)
+    both = torch.stack([weights, weights.square()]).permute(2, 0, 1)  # (n, 2, S)
+    first, second = center.new_zeros(2, num_rows, 2, center.shape[-1])
+    is_shared = isinstance(p, SharedVarianceNormal)  # by all z, so it is taken once
+    within = _variance(p, torch.ones_like(both[:, :1, :1])) if is_shared else 0 * center
     for start in range(0, len(z), draws_at_a_time):
         some = slice(start, start + draws_at_a_time)
-        p = _at(vae, z[some])
-        shape = (-1, len(center))
-        w = weights[some].reshape(*weights[some].shape, *(1,) * (center.dim() - 1))
-        means = p.mean.double().unflatten(0, shape) - center
-        first += (w * means).sum(0)
-        squares += (w * means.square()).sum(0)
-        of_errors += (w.square() * means).sum(0)
-        errors += (w.square() * means.square()).sum(0)
-        try:
-            within += (w * p.variance.double().unflatten(0, shape)).sum(0)
-        except NotImplementedError:  # a distribution need not know its variance
-            within.fill_(math.nan)
-    total = weights.square().sum(0).reshape(-1, *(1,) * (center.dim() - 1))
-    variance = within + (squares - first.square()).clamp(min=0)
-    error = (errors - 2 * first * of_errors + first.square() * total).clamp(min=0)
-    return center + first, variance.sqrt(), error.sqrt()
+        # Row by row, so that a sum over draws is a product of matrices.
+        p = _at(vae, z[some].transpose(0, 1))
+        w = both[:, :, some]
+        means = p.mean.double().flatten(1).unflatten(0, (num_rows, -1)) - center
+        first += w @ means
+        second += w @ means.square_()
+        if not is_shared:
+            within = within + _variance(p, w[:, :1])
+    mean, mean_of_errors = first[:, :1], first[:, 1:]
+    variance = within + (second[:, :1] - mean.square()).clamp(min=0)
+    total = both[:, 1].sum(1).reshape(-1, 1, 1)
+    error = (second[:, 1:] - 2 * mean * mean_of_errors + mean.square() * total).clamp(min=0)
+    shape = (num_rows, *vae.event_shape)
+    found = (center + mean, variance.sqrt(), error.sqrt())
+    return found[0].reshape(shape), found[1].reshape(shape), found[2].reshape(shape)
 
 
-def _completed(
-    vae: VAE, x: Tensor, z: Tensor, weights: Tensor, num_draws: int, draws_at_a_time: int
-) -> Tensor:
+def _variance(p: Any, w: Tensor) -> Tensor:
+    """Weighted sum over draws of the variance of x given z, ``(n, 1, numbers of x)``."""
+    try:
+        variance = p.variance
+    except NotImplementedError:  # a distribution need not know its variance
+        return w.new_full((), math.nan)
+    found: Tensor = w @ variance.double().flatten(1).unflatten(0, (len(w), -1))
+    return found
+
+
+def _completed(vae: VAE, x: Tensor, z: Tensor, weights: Tensor, num_draws: int) -> Tensor:
     """Rows with drawn values in the place of missing ones, ``(n, num_draws, *event_shape)``."""
     chosen = torch.multinomial(weights.mT, num_draws, replacement=True).mT
     z = z[chosen, torch.arange(len(x), device=x.device)]
     found = x.new_empty(len(x), num_draws, *x.shape[1:])
+    # The noise belongs to such a part, so no chunk_size of a user's may cut it.
+    draws_at_a_time = max(1, ROWS_AT_A_TIME // len(x))
     for start in range(0, num_draws, draws_at_a_time):
         some = slice(start, start + draws_at_a_time)
         drawn = _at(vae, z[some]).sample().unflatten(0, (-1, len(x)))

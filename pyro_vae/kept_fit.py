@@ -1,8 +1,7 @@
 """A fit that is kept in a directory: what it finds there, and what it leaves."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,14 @@ from pyro_vae.fit_settings import described, model_in_words
 from pyro_vae.optim import Processes
 from pyro_vae.run_directory import RunDirectory
 
-__all__ = ["KeptFit", "memory_explained"]
+__all__ = ["KeptFit"]
 
 logger = logging.getLogger(__name__)
 
 ROWS_AT_A_TIME = 1000
+
+FAILURE = "The fit ended"
+"""How the report of a fit that failed begins."""
 
 
 class KeptFit:
@@ -64,6 +66,7 @@ class KeptFit:
         processes: Processes,
         *,
         settings: Mapping[str, Any],
+        objective: Any,
         data: Mapping[str, Any],
         device: torch.device,
         resume: bool | str,
@@ -75,6 +78,7 @@ class KeptFit:
             programs: Model and guide.
             processes: Those that fit together.
             settings: What the fit is asked to do.
+            objective: What is maximized.
             data: Training batches as "x", and validation data, or None, as "validation".
             device: Where the fit runs.
             resume: Whether to go on; "override" whatever differs.
@@ -86,31 +90,43 @@ class KeptFit:
         """
         module, run, words = as_module(programs), None, {}
         facts = environment()
-        with processes.together("run_dir"):
-            if run_dir is not None and processes.is_first:
-                run = _directory(run_dir, resume=bool(resume))
-                words = {name: described(value) for name, value in settings.items()}
-                words |= {
-                    "x": data["x"].digest(),
-                    "validation": _digest_of(data["validation"]),
-                    "model": model_in_words(programs, module),
-                }
-        state = loaded_state(run, processes) if resume else None
-        with processes.together("resume"):
-            if state is not None and run is not None:
-                check_fits(
-                    state,
-                    module,
-                    settings=words,
-                    environment=decides_bits(facts, device),
-                    override=resume == "override",
-                )
-        if state is not None and resume == "override":
-            # More epochs, or other settings, may have more to do.
-            state.is_finished = state.is_finished and state.epoch >= settings["epochs"]
-            state.stopped_early = False
-        if resume and state is None and processes.is_first:
-            logger.warning("run_dir holds no state yet: the fit starts at its beginning.")
+        try:
+            with processes.together("run_dir"):
+                if run_dir is not None and processes.is_first:
+                    run = _directory(run_dir, resume=bool(resume))
+                    run.lock()
+                    if not resume and run.states.exist:  # as where it was opened to go on
+                        raise FileExistsError(
+                            "run_dir must be new or empty, since a run is never written over; got "
+                            f"{run.path}. Name another, or pass resume=True."
+                        )
+                    words = {name: described(value) for name, value in settings.items()}
+                    words |= {
+                        "elbo": described(objective),
+                        "x": data["x"].digest(),
+                        "validation": _digest_of(data["validation"]),
+                        "model": model_in_words(programs, module),
+                    }
+            state = loaded_state(run, processes) if resume else None
+            with processes.together("resume"):
+                if state is not None and run is not None:
+                    check_fits(
+                        state,
+                        module,
+                        settings=words,
+                        environment=decides_bits(facts, device),
+                        override=resume == "override",
+                    )
+            if state is not None and resume == "override":
+                _overridden(state, settings, words)
+            if state is not None and state.is_finished and processes.is_first:
+                logger.warning("the fit in run_dir is finished: nothing is left to do.")
+            if resume and state is None and processes.is_first:
+                logger.warning("run_dir holds no state yet: the fit starts at its beginning.")
+        except BaseException:
+            if run is not None:
+                run.unlock()
+            raise
         return cls(
             run,
             module,
@@ -123,8 +139,13 @@ class KeptFit:
                 "data": {name: words[name] for name in ("x", "validation") if name in words},
             },
             device=device,
-            writes_config=not isinstance(run_dir, RunDirectory),
+            writes_config=not (isinstance(run_dir, RunDirectory) and run_dir.is_open),
         )
+
+    def close(self) -> None:
+        """Let other processes write to the directory. What ends a fit calls it."""
+        if self._run is not None:
+            self._run.unlock()
 
     @property
     def is_finished(self) -> bool:
@@ -146,6 +167,7 @@ class KeptFit:
             epochs.go_on(self._state)
         if self._run is None:
             return
+        self._run.write_planned()
         if self._writes_config:
             self._write_config()
         if not self.is_finished:
@@ -167,6 +189,9 @@ class KeptFit:
         if self._writes_config:
             self._write_config(interrupted=result.interrupted, epochs_done=len(result.rows))
         self._run.write_weights(self._module)
+        if self._run.report().startswith(FAILURE):  # of an attempt before this one
+            self._run.file("report.txt").unlink()
+        self.close()
 
     def write_failure(self, result: FitResult, error: Exception) -> None:
         """Write the parameters that were put back, and a report of what happened."""
@@ -174,12 +199,13 @@ class KeptFit:
             return
         self._run.write_weights(self._module)
         lines = [
-            f"The fit ended in epoch {len(result.rows) + 1}, because {error}",
+            f"{FAILURE} in epoch {len(result.rows) + 1}, because {error}",
             f"{result.num_skipped} steps were left out, since their gradient was not finite.",
             "",
             result.history.to_string(index=False) if result.rows else "No epoch was finished.",
         ]
         self._run.write_report("\n".join(lines) + "\n")
+        self.close()
 
     def _write_config(self, **end: Any) -> None:
         if self._run is not None:
@@ -189,41 +215,34 @@ class KeptFit:
             )
 
 
-@contextmanager
-def memory_explained(batch_size: int, device: torch.device) -> Iterator[None]:
-    """Say what to do where a step finds too little memory.
-
-    Args:
-        batch_size: Rows of a step.
-        device: Where it ran.
-
-    Raises:
-        torch.OutOfMemoryError: In place of the allocator's own error.
-
-    Example:
-        >>> with memory_explained(128, torch.device("cpu")):
-        ...     pass
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        is_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not is_memory and "can't allocate memory" not in str(error):
-            raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise torch.OutOfMemoryError(
-            f"batch_size must be small enough for the memory of {device}; got {batch_size}. Try "
-            f"batch_size={max(1, batch_size // 2)}. The parameters are those after the last step "
-            f"that was finished. ({reason})"
-        ) from error
-
-
 def _directory(run_dir: str | Path | RunDirectory, *, resume: bool) -> RunDirectory:
     if isinstance(run_dir, RunDirectory):
-        return run_dir
+        if run_dir.is_open:  # by the command line, which has looked
+            return run_dir
+        run_dir = run_dir.path
+    if not isinstance(run_dir, str | Path):
+        raise TypeError(f"run_dir must be a path; got {run_dir!r}.")
+    if not str(run_dir):
+        raise ValueError("run_dir must be a path; got an empty one.")
     if resume:
         return RunDirectory.continued(run_dir, name="run_dir")
     return RunDirectory.create(run_dir, name="run_dir")
+
+
+def _overridden(
+    state: TrainingState, settings: Mapping[str, Any], words: Mapping[str, str]
+) -> None:
+    """Let a state serve a fit with other settings."""
+    if state.epoch >= settings["epochs"]:
+        raise ValueError(
+            f"epochs must be more than the {state.epoch} that are done for the fit to go on; got "
+            f"{settings['epochs']}."
+        )
+    state.is_finished = state.stopped_early = False
+    state.optimizer.pop("groups", None)  # those of the new optimizer hold
+    if state.batch and any(state.settings.get(n) != words.get(n) for n in ("x", "batch_size")):
+        logger.warning("epoch %d begins anew, since its batches are others.", state.epoch + 1)
+        state.batch, state.sums, state.random = 0, [0.0, 0.0], {}
 
 
 def _digest_of(rows: Any) -> str:

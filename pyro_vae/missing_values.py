@@ -77,13 +77,14 @@ def refusal(p: dist.TorchDistribution) -> str | None:
     return None
 
 
-def tell_of_zeros(guide: nn.Module) -> None:
-    """Log that a guide is shown zeros for missing values, if it is."""
+def tell_of_zeros(guide: nn.Module) -> bool:
+    """Log that a guide is shown zeros for missing values, if it is; there is no more to tell."""
     if not _takes(guide):
         logger.warning(
             "The guide does not know missing values and is shown zeros in their place. An encoder "
             "under networks.WithMask sees which entries are missing, for a tighter bound."
         )
+    return True
 
 
 def warn_of_unobserved(x: Tensor, columns: Sequence[str] | None) -> None:

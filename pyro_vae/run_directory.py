@@ -1,32 +1,39 @@
 """The directory that a fit leaves behind: plain files that other programs can read."""
 
+import contextlib
 import json
-import math
-import re
+import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pandas as pd
-from torch import nn
 
 from pyro_vae import toml
 from pyro_vae.checkpoint import (
     CheckpointError,
     StateFiles,
+    as_module,
     copied_into,
     load_weights,
     named_tensors,
     save_weights,
 )
-from pyro_vae.files import replaced_file, write_whole
+from pyro_vae.files import UNFINISHED, Lock, explained, replaced_file, write_whole
+from pyro_vae.texts import (
+    DIGEST_LINE,
+    check_digest_line,
+    json_line,
+    sha256_of_text,
+    text_of,
+)
 
 __all__ = ["RunDirectory"]
 
 FORMAT = 1
 
-MAX_BYTES = 2**28
-"""Largest text file that is read: a history of half a million epochs fits."""
+LOCK = f"{UNFINISHED}lock"
 
 
 class RunDirectory:
@@ -40,6 +47,11 @@ class RunDirectory:
     Args:
         path: The directory.
 
+    Attributes:
+        path: The directory.
+        states: Its states.
+        is_open: Whether this object has made it, or opened it for a fit to go on.
+
     Example:
         >>> import tempfile
         >>> run = RunDirectory.create(Path(tempfile.mkdtemp()) / "run")
@@ -50,7 +62,12 @@ class RunDirectory:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self.states = StateFiles(self.path)
+        # As it is now: a callback may change the working directory.
+        self._absolute = self.path.absolute()
+        self.states = StateFiles(self._absolute)
+        self.is_open = False
+        self._planned: dict[str, Any] = {}
+        self._lock = Lock(self._absolute / LOCK)
 
     @classmethod
     def create(cls, path: str | Path, *, name: str = "out") -> "RunDirectory":
@@ -70,7 +87,7 @@ class RunDirectory:
                 "Name another."
             )
         path.mkdir(parents=True, exist_ok=True)
-        return cls(path)
+        return cls(path)._opened()
 
     @classmethod
     def continued(cls, path: str | Path, *, name: str = "out") -> "RunDirectory":
@@ -87,9 +104,12 @@ class RunDirectory:
         """
         path = Path(path)
         if path.is_dir() and _is_own(path):
+            run = cls(path)
+            run.lock(name=name)  # lest the temporary files be those of a fit that runs
             _remove_unfinished(path)
+            run.unlock()
             if any(path.iterdir()):
-                return cls(path)
+                return run._opened()
         return cls.create(path, name=name)
 
     @classmethod
@@ -105,15 +125,53 @@ class RunDirectory:
             except FileExistsError:
                 number += 1
             else:
-                return cls(path)
+                return cls(path)._opened()
+
+    def _opened(self) -> Self:
+        """This directory, marked as one that a fit may write to."""
+        self.is_open = True
+        return self
+
+    def lock(self, *, name: str = "run_dir") -> None:
+        """Keep other processes from writing to this directory, until this one ends at the latest.
+
+        Args:
+            name: The argument that said which directory.
+
+        Raises:
+            RuntimeError: If another process does.
+        """
+        if not self._lock.take():
+            raise RuntimeError(
+                f"{name} must be used by one fit at a time; got {self.path}, which another "
+                "process holds. Wait for it to end, or name another."
+            )
+
+    def unlock(self) -> None:
+        """Let others write to this directory, and regard it as closed."""
+        self._lock.release()
+        self.is_open = False
 
     def file(self, name: str) -> Path:
         """Path of one of the run's files."""
-        return self.path / name
+        return self._absolute / name
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write ``config.toml``."""
-        self._write_text("config.toml", toml.dumps({"format": FORMAT, **config}))
+        """Write ``config.toml``, with the digest of what it says in its first line."""
+        text = toml.dumps({"format": FORMAT, **config})
+        self._write_text("config.toml", f"{DIGEST_LINE}{sha256_of_text(text)}\n{text}")
+
+    def plan_config(self, config: Mapping[str, Any]) -> None:
+        """Have ``config.toml`` written by the fit, when nothing can keep it from its first step.
+
+        A fit that is refused leaves the old one.
+        """
+        self._planned = dict(config)
+
+    def write_planned(self) -> None:
+        """Write the configuration that was planned, if one was."""
+        if self._planned:
+            self.write_config(self._planned)
 
     def write_environment(self, facts: Mapping[str, Any]) -> None:
         """Write ``environment.json``; where there is one, the facts are added as of a resumption.
@@ -121,11 +179,16 @@ class RunDirectory:
         Args:
             facts: Versions, seed, digests of the data: numbers, words, None, and tables of them.
         """
-        found = self.environment()
+        try:
+            found = self.environment()
+        except CheckpointError as error:  # no reason to lose a fit whose states are whole
+            warnings.warn(f"{error} It is written anew.", UserWarning, stacklevel=2)
+            found = None
         if found is None:
             content: dict[str, Any] = dict(facts)
         else:
             content = {**found, "resumed": [*found.get("resumed", []), dict(facts)]}
+        content = {"sha256": sha256_of_text(json.dumps(content)), **content}
         self._write_text("environment.json", json.dumps(content, indent=2) + "\n")
 
     def config(self) -> dict[str, Any]:
@@ -137,6 +200,7 @@ class RunDirectory:
         path = self.file("config.toml")
         try:
             config = toml.read(path, name="run")
+            check_digest_line(text_of(path))
         except (FileNotFoundError, NotADirectoryError) as error:
             raise CheckpointError(
                 f"run must be a directory that 'pyro-vae fit' wrote; {self.path} has no "
@@ -161,27 +225,31 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            found = json.loads(_text(path))
+            found = json.loads(text_of(path))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
         if not isinstance(found, dict):
             raise CheckpointError(f"{path} is damaged: it holds no table.")
+        if found.pop("sha256", None) != sha256_of_text(json.dumps(found)):
+            raise CheckpointError(f"{path} is damaged: it differs from its sha256.")
         return found
 
     def write_history(self, rows: Iterable[Mapping[str, float]]) -> None:
         """Write ``metrics.jsonl``: a line of JSON for each epoch, null for what is not finite."""
-        self._write_text("metrics.jsonl", "".join(map(_line, rows)))
+        self._write_text("metrics.jsonl", "".join(map(json_line, rows)))
 
     def add_to_history(self, row: Mapping[str, float]) -> None:
         """Add the line of an epoch; a crash may cut it short, which :meth:`history` forgives."""
         path = self.file("metrics.jsonl")
+        size = path.stat().st_size if path.exists() else 0
+        line = json_line(row)
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(_line(row))
+                file.write(line)
         except OSError as error:
-            if error.errno is not None and error.filename is None:  # as when the disk is full
-                error.filename = str(path)
-            raise
+            with contextlib.suppress(OSError):
+                os.truncate(path, size)
+            raise explained(error, path, len(line)) from error
 
     def history(self) -> pd.DataFrame | None:
         """What ``metrics.jsonl`` holds, a row an epoch; None if there is none.
@@ -193,7 +261,7 @@ class RunDirectory:
         if not path.exists():
             return None
         try:
-            *lines, _ = _text(path).split("\n")
+            *lines, _ = text_of(path).split("\n")
             rows = [json.loads(line) for line in lines]
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
@@ -218,19 +286,20 @@ class RunDirectory:
         """
         path = self.file("report.txt")
         try:
-            return _text(path) if path.exists() else ""
+            return text_of(path) if path.exists() else ""
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
-    def write_weights(self, module: nn.Module) -> None:
-        """Write ``weights.safetensors``."""
-        save_weights(module, self.file("weights.safetensors"))
+    def write_weights(self, module: Any) -> None:
+        """Write ``weights.safetensors``, of a module or of programs that use some."""
+        save_weights(as_module(module), self.file("weights.safetensors"))
 
-    def read_weights(self, module: nn.Module, *, best: bool = False) -> None:
+    def read_weights(self, module: Any, *, best: bool = False) -> None:
         """Read the weights into a module of the same make.
 
         Args:
-            module: Its tensors keep their identity, type and device.
+            module: A module, or programs that use some. Its tensors keep their identity, type and
+                device.
             best: Those of the best epoch, from ``state-best.pt``, in place of those with which the
                 fit ended, from ``weights.safetensors``.
 
@@ -239,47 +308,31 @@ class RunDirectory:
         """
         if best:
             path = self.states.directory
-            copied_into(named_tensors(module), self.states.best_tensors(), str(path))
+            copied_into(named_tensors(as_module(module)), self.states.best_tensors(), str(path))
         else:
-            load_weights(module, self.file("weights.safetensors"))
+            load_weights(as_module(module), self.file("weights.safetensors"))
 
     def _write_text(self, name: str, text: str) -> None:
         write_whole(self.file(name), text.encode())
 
 
-def _text(path: Path) -> str:
-    """The text of a file, which a stranger may have made: a pipe would never end."""
-    if not path.is_file():
-        raise ValueError("it is no regular file.")
-    if path.stat().st_size > MAX_BYTES:
-        raise ValueError(f"it has more than {MAX_BYTES >> 20} MiB.")
-    return path.read_text("utf-8")
-
-
-def _line(row: Mapping[str, float]) -> str:
-    values = {
-        name: None if isinstance(value, float) and not math.isfinite(value) else value
-        for name, value in row.items()
-    }
-    return json.dumps(values) + "\n"
-
-
-UNFINISHED = re.compile(
-    r"\.(config-.*toml|environment-.*json|metrics-.*jsonl|weights-.*safetensors"
-    r"|state-.*(pt|sha256|new)|summary-.*csv|report-.*txt|.*-.*png)"
-)
-"""Names of temporary files."""
-
-
 def _is_own(path: Path) -> bool:
     """Whether a fit has written to a directory, even if it was killed at once."""
-    if (path / "config.toml").is_file() or StateFiles(path).exist:
+    names = {each.name for each in path.iterdir()}
+    if all(name.startswith(UNFINISHED) for name in names):
         return True
-    return all(UNFINISHED.fullmatch(each.name) for each in path.iterdir())
+    if StateFiles(path).exist:
+        return True
+    try:
+        config = toml.read(path / "config.toml")
+    except (OSError, ValueError):
+        return False
+    return isinstance(config.get("format"), int) and isinstance(config.get("fit"), dict)
 
 
 def _remove_unfinished(path: Path) -> None:
     """Delete the temporary files of a process that was killed while it wrote."""
     for each in path.iterdir():
-        if UNFINISHED.fullmatch(each.name) and each.is_file() and not each.is_symlink():
+        is_left = each.name.startswith(UNFINISHED) and each.name != LOCK
+        if is_left and each.is_file() and not each.is_symlink():
             each.unlink(missing_ok=True)

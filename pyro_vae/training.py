@@ -22,7 +22,7 @@ from pyro_vae.fit_processes import check_same_call
 from pyro_vae.fit_result import FitResult
 from pyro_vae.fit_settings import described
 from pyro_vae.interrupt import InterruptGuard
-from pyro_vae.kept_fit import KeptFit, memory_explained
+from pyro_vae.kept_fit import KeptFit
 from pyro_vae.objectives import FreeBits, kl_weighted
 from pyro_vae.optim import DistributedOptim, Processes, Schedule, adam, cosine
 from pyro_vae.program_module import ProgramModule, missing_only_if_accepted
@@ -247,6 +247,7 @@ def fit(
                 vae,
                 processes,
                 settings=settings,
+                objective=objective,
                 data={"x": batches, "validation": held_out},
                 device=resolved,
                 resume=resume,
@@ -294,6 +295,7 @@ def fit(
                 batches,
                 held_out,
                 epochs=epochs,
+                batch_size=batch_size,
                 patience=patience,
                 callbacks=callbacks,
                 guard=guard,
@@ -302,8 +304,7 @@ def fit(
             )
             if kept is not None:
                 kept.begin(taken, cadence)
-            with memory_explained(batch_size, resolved):
-                taken.take(bar)
+            taken.take(bar)
     except FloatingPointError as error:
         if kept is not None:
             kept.write_failure(result, error)

@@ -68,6 +68,7 @@ class TrainingLoop:
         batch: Batches that are done of an epoch that was left before its end, else 0.
         sums: Loss of the epoch so far in nats, a sum over data; and rows: this process's.
         every_sum: The sums of all processes where the epoch was left, one after the other.
+        is_kept: Whether the states are written to a directory.
         random: Random states of this process where the epoch was left, or is in the middle.
 
     Args:
@@ -110,7 +111,7 @@ class TrainingLoop:
         self._best_elbo = -math.inf
         self._best: dict[str, Tensor] = {}
         self._tensors = named_tensors(as_module(vae))
-        self.batch = 0
+        self.batch, self.is_kept = 0, False
         self.sums = [0.0, 0.0]
         self.every_sum = [0.0, 0.0]
         self.random: dict[str, Tensor] = {}
@@ -185,13 +186,6 @@ class TrainingLoop:
 
     def state(self) -> dict[str, Any]:
         """What of a :class:`~pyro_vae.checkpoint.TrainingState` the loop knows."""
-        unknown = self._all_tensors().keys() - self._tensors.keys()
-        if unknown:
-            raise ValueError(
-                "run_dir must come with model and guide whose networks can be found, to be saved; "
-                f"got {len(unknown)} parameters of others. Make the networks attributes of one "
-                "nn.Module with model and guide as methods."
-            )
         return {
             "tensors": dict(self._tensors),
             "batch": self.batch,
@@ -224,6 +218,16 @@ class TrainingLoop:
     def num_skipped(self) -> int:
         """Steps left out so far because the gradient was not finite."""
         return self._optim.num_skipped
+
+    def _check_found(self) -> None:
+        """Refuse to keep a fit of which a part would not be kept."""
+        unknown = self._all_tensors().keys() - self._tensors.keys()
+        if unknown:
+            raise ValueError(
+                "run_dir must come with model and guide whose networks can be found, to be saved; "
+                f"got {len(unknown)} parameters of others. Make the networks attributes of one "
+                "nn.Module with model and guide as methods."
+            )
 
     def _all_tensors(self) -> dict[str, Tensor]:
         """Also parameters of networks that are found in no attribute or variable."""
@@ -276,6 +280,8 @@ class TrainingLoop:
                     self._look(x)
                     loss = float(self._svi.step(x))
                 check_registration(self._vae, self._optim)
+                if self.is_kept:
+                    self._check_found()
                 self._is_first_step = False
                 return loss
             if isinstance(self._svi, CompiledSVI):

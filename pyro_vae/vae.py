@@ -64,7 +64,8 @@ class VAE(ProgramModule):
     which is the likelihood to maximize where values are missing at random. A guide that declares
     ``takes_missing``, as one whose encoder is a ``networks.WithMask`` does, sees which entries are
     missing; any other is shown zeros in their place, and its bound is the looser. A row without
-    any observed entry has q = p(z): its ELBO is 0 and it teaches nothing.
+    any observed entry has q = p(z): its ELBO is 0 and it teaches nothing, save that BatchNorm in
+    an encoder counts its zeros.
 
     Attributes:
         p_z: The prior.
@@ -74,7 +75,7 @@ class VAE(ProgramModule):
 
     Raises:
         TypeError: If a part is not a module, or declares no ``event_shape``.
-        ValueError: If the parts do not fit together; both shapes are named.
+        ValueError: If the parts do not fit together, both shapes named; or missing is no bool.
 
     Example:
         >>> import pyro_vae as pv
@@ -90,6 +91,8 @@ class VAE(ProgramModule):
         https://arxiv.org/abs/1312.6114
     """
 
+    _told: bool = False  # that the guide is shown zeros
+
     def __init__(
         self,
         *,
@@ -99,6 +102,8 @@ class VAE(ProgramModule):
         missing: bool = False,
     ) -> None:
         super().__init__()
+        if not isinstance(missing, bool):
+            raise ValueError(f"missing must be True or False; got {missing!r}.")
         self.missing = missing
         self.p_z = declared("p_z", prior)
         self.p_x_given_z = declared("p_x_given_z", likelihood)
@@ -289,6 +294,7 @@ class VAE(ProgramModule):
         """
         columns = self.columns if columns is None else columns
         if self.missing:
+            self._told = self._told or tell_of_zeros(self.q_z_given_x)
             warn_of_unobserved(x, columns)
         check = getattr(self.p_x_given_z, "check_data", None)
         if check is not None:
@@ -301,7 +307,6 @@ class VAE(ProgramModule):
     def _check_missing(self) -> None:
         if self._refusal is not None:
             raise ValueError(self._refusal)
-        tell_of_zeros(self.q_z_given_x)
 
     @property
     def _counts(self) -> bool:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from command_line import TINY, ran, run
+from safetensors.torch import load_file
 
 from pyro_vae import cli, datasets, families, kinds, likelihoods, objectives, priors
 from pyro_vae.autoregressive import AffineStep, SplineStep
@@ -114,7 +115,7 @@ def test_part_is_fitted_and_read_back(rows, no_pictures, words, part, expected):
         step = AffineStep if "flow" in words else SplineStep
         assert {type(s) for s in found.steps} == {step}
     # The weights are those of the fit, and draws lie where the likelihood says.
-    weights = torch.load(run_directory.file("weights.pt"), weights_only=True)
+    weights = load_file(run_directory.file("weights.safetensors"))
     for name, value in vae.state_dict().items():
         assert torch.equal(value, weights[name])
     ran("sample", "run", "--num", 20, "--out", "draws.npy")
@@ -248,7 +249,7 @@ def test_run_is_fitted_again_from_its_configuration(rows, no_pictures):
         **config("first"), "fit": {**config("first")["fit"], "seed": 5},
     }  # fmt: skip
     weights = [
-        torch.load(RunDirectory(name).file("weights.pt"), weights_only=True)
+        load_file(RunDirectory(name).file("weights.safetensors"))
         for name in ("first", "second", "third")
     ]
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])

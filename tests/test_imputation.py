@@ -6,13 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import MAX_Z
+from conftest import FALSE_ALARM_RATE, MAX_Z
+from scipy import stats
 from test_missing import KINDS, NAN, exact_vae, missing_vae, some_missing
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import distributions, priors
 from pyro_vae.datasets import linear_gaussian
+from pyro_vae.diagnostics.evidence.pareto import pareto_khat, smoothed_log_weights
+from pyro_vae.evaluation import evaluating
 from pyro_vae.imputation import impute
 
 
@@ -98,9 +101,84 @@ def test_result_depends_on_the_seed_and_not_on_chunks_or_the_global_state(masked
     again = impute(vae, x, num_draws=4, num_samples=60, chunk_size=7)
     other = impute(vae, x, num_draws=4, num_samples=60, seed=1)
     missing = x.isnan().numpy()
-    for name in ("mean", "sd", "mean_mcse", "ess", "pareto_khat"):
+    for name in ("x", "mean", "sd", "mean_mcse", "ess", "pareto_khat"):
         np.testing.assert_allclose(one[name], again[name], rtol=1e-9, atol=1e-9)
     assert not np.allclose(one["x"].to_numpy()[:, missing], other["x"].to_numpy()[:, missing])
+
+
+@pytest.mark.parametrize("factor", [1.0, 1.3])
+def test_error_of_the_mean_and_sd_are_what_copies_of_a_row_show(masked_linear, factor):
+    truth, x = masked_linear
+    vae = exact_vae(truth)
+    vae = vae.with_guide(WiderPosterior(vae.q_z_given_x, factor=factor))
+    copies, num_samples = 500, 1000
+    row = x[1]
+    m, mean, covariance = conditional(truth, row)
+    assert len(m) > 0
+    found = impute(vae, row.expand(copies, -1), num_draws=1, num_samples=num_samples, seed=3)
+    means, errors, sds = (found[name].to_numpy()[:, m] for name in ("mean", "mean_mcse", "sd"))
+    # Each copy has draws of its own. False alarm: FALSE_ALARM_RATE for each missing entry.
+    ratio = (copies - 1) * means.var(0, ddof=1) / np.square(errors).mean(0)
+    low, high = stats.chi2.ppf([FALSE_ALARM_RATE / 2, 1 - FALSE_ALARM_RATE / 2], copies - 1)
+    assert ((ratio > low) & (ratio < high)).all()
+    assert (abs(means.mean(0) - mean.numpy()) / stats.sem(means)).max() < MAX_Z
+    # The variance between S draws comes out smaller by about 1 / S of itself.
+    variance = covariance.diagonal().numpy()
+    expected = variance - (variance - truth.variance) / found["ess"].to_numpy().mean()
+    assert (abs(np.square(sds).mean(0) - expected) / stats.sem(np.square(sds))).max() < MAX_Z
+
+
+def test_weights_with_a_heavy_tail_are_smoothed(masked_linear):
+    truth, x = masked_linear
+    row = x[1:2]
+    missing = row[0].isnan()
+    vae = exact_vae(truth)
+    vae = vae.with_guide(WiderPosterior(vae.q_z_given_x, factor=0.6))
+    found = impute(vae, row, num_draws=1, num_samples=1000, seed=5)
+    with evaluating(vae, 5, "imputation", 0, device=torch.device("cpu")):
+        q = vae.encode(row)
+        z = q.sample((1000,))[:, 0]
+        log_q = q.log_prob(z.unsqueeze(1))[:, 0]
+    means = truth.mean + z @ truth.weight.mT
+    p = torch.distributions.Normal(means, math.sqrt(truth.variance))
+    log_p = p.log_prob(row[0].nan_to_num())[:, ~missing].sum(1)
+    log_p += torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    raw = (log_p - log_q).unsqueeze(1)
+    weights = smoothed_log_weights(raw).softmax(0)
+    ess, raw_ess = (1 / w.square().sum() for w in (weights, raw.softmax(0)))
+    assert pareto_khat(raw) > 0.5
+    assert abs(ess - raw_ess) > 1e-3 * ess
+    np.testing.assert_allclose(found["ess"][0], ess, rtol=1e-6)
+    np.testing.assert_allclose(found["pareto_khat"], pareto_khat(raw), rtol=1e-6)
+    expected = (weights * means).sum(0)[missing]
+    np.testing.assert_allclose(found["mean"][0].to_numpy()[missing], expected, rtol=1e-6)
+
+
+def test_nothing_is_known_where_no_draw_has_a_density(masked_linear):
+    truth, x = masked_linear
+    x = x[:2].clone()
+    x[:] = torch.where(torch.arange(5) < 2, 0.0, NAN)
+    x[1, 0] = 1e200  # whose square is infinite
+    found = impute(exact_vae(truth), x, num_draws=2, num_samples=200)
+    for name in ("ess", "pareto_khat"):
+        assert np.isnan(found[name].to_numpy()).tolist() == [False, True]
+    for name in ("mean", "sd", "mean_mcse"):
+        assert np.isnan(found[name].to_numpy()).sum(1).tolist() == [0, 3]
+    assert np.isnan(found["x"].to_numpy()).sum((0, 2)).tolist() == [0, 6]
+    assert (found["mean"][1, :2].to_numpy() == x[1, :2].numpy()).all()
+
+
+def test_complete_rows_stay_as_they_are_and_so_does_x(masked_linear):
+    truth, x = masked_linear
+    x = torch.cat([x, torch.ones(1, 5)])
+    before = x.clone()
+    found = impute(exact_vae(truth), x, num_draws=2, num_samples=200)
+    torch.testing.assert_close(x, before, rtol=0, atol=0, equal_nan=True)
+    assert (found["x"][:, -1] == 1).all()
+    assert (found["mean"][-1] == 1).all()
+    assert (found["sd"][-1] == 0).all()
+    assert float(found["pareto_khat"][-1]) == 0
+    assert float(found["ess"][-1]) == 200
 
 
 @pytest.mark.parametrize("name", KINDS)

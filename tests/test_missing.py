@@ -9,8 +9,11 @@ import pyro
 import pytest
 import torch
 from helpers import linear_decoder
+from pyro import distributions as dist
+from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
+from torch.distributions import AffineTransform
 
 import pyro_vae as pv
 from pyro_vae import diagnostics as dg
@@ -18,7 +21,7 @@ from pyro_vae import distributions, families, guides, likelihoods, networks, pri
 from pyro_vae.datasets import LinearGaussian, linear_gaussian
 from pyro_vae.distributions import ObservedEntries, RowChoice
 from pyro_vae.distributions.row_choice import chosen_rows
-from pyro_vae.objectives import Compiled_ELBO, ImportanceWeighted_ELBO
+from pyro_vae.objectives import Compiled_ELBO, FreeBits_ELBO, ImportanceWeighted_ELBO
 
 NAN = math.nan
 
@@ -155,6 +158,67 @@ def test_gradient_of_the_density_has_no_nan_and_none_of_missing_entries(name):
     assert gradient.isfinite().all()
     assert gradient[:, 1::2].eq(0).all()
     assert gradient[:, ::2].abs().amax() > 0
+
+
+class Between(constraints.Constraint):
+    """A user's own constraint, of which nothing is known but its check."""
+
+    def check(self, value):
+        return (value > 3) & (value < 9)
+
+
+class UniformOfMyOwn(dist.Uniform):
+    support = Between()
+
+
+class LogNormalOfMyOwn(dist.LogNormal):
+    support = constraints.greater_than(7.0)
+
+    def sample(self, sample_shape=()):
+        return super().sample(sample_shape) + 7
+
+    def log_prob(self, value):
+        return super().log_prob(value - 7)
+
+
+class LaterBinomial(dist.Binomial):
+    support = constraints.integer_interval(5, 9)
+
+    def sample(self, sample_shape=()):
+        return super().sample(sample_shape) + 5
+
+    def log_prob(self, value):
+        return super().log_prob(value - 5)
+
+
+OUTSIDE = {
+    "Pareto": lambda a: dist.Pareto(5 + a.exp(), 1.5 + a.exp()),
+    "Uniform": lambda a: dist.Uniform(5 - a.exp() / 10, 6 + a.exp() / 10),
+    "own constraint": lambda a: UniformOfMyOwn(5 - a.exp() / 10, 7 + a.exp() / 10),
+    "own density": lambda a: LogNormalOfMyOwn(a, 1.0, validate_args=False),
+    "counts": lambda a: LaterBinomial(4, logits=a, validate_args=False),
+    "shifted": lambda a: dist.TransformedDistribution(
+        dist.LogNormal(a, 1.0), AffineTransform(5.0, 2.0)
+    ),
+    "negative": lambda a: dist.TransformedDistribution(
+        dist.LogNormal(a, 1.0), AffineTransform(-5.0, -2.0)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_support_of_a_users_own_leaves_gradients_those_of_complete_columns_alone(name):
+    a = (0.3 * torch.randn(6, 3)).requires_grad_()
+    x = OUTSIDE[name](a).sample().detach()
+    x[:, 1] = NAN
+    ObservedEntries(OUTSIDE[name](a).to_event(1)).log_prob(x).sum().backward()
+    found, a.grad = a.grad, None
+    observed = torch.tensor([True, False, True])
+    complete = torch.where(observed, x, OUTSIDE[name](a).sample())
+    OUTSIDE[name](a).log_prob(complete)[:, observed].sum().backward()
+    assert a.grad.abs().sum() > 0
+    torch.testing.assert_close(found, a.grad)
+    assert (found[:, 1] == 0).all()
 
 
 def test_density_broadcasts_over_a_plate_of_draws_and_images():
@@ -294,13 +358,22 @@ def test_gradients_are_bitwise_the_same_whatever_is_under_the_mask(garbage, take
 
 def test_a_guide_without_the_mask_is_shown_zeros_and_that_is_told(caplog):
     vae = pv.gaussian_vae(features=4, latent_dim=2)
-    vae.declare_missing()
-    assert "shown zeros in their place" in caplog.text
     x = some_missing(torch.randn(6, 4))
-    torch.testing.assert_close(vae.encode(x).mean, vae.q_z_given_x(x.nan_to_num(0.0)).mean)
+    with pytest.raises(ValueError, match="infinite"):
+        pv.fit(vae, torch.full((6, 4), math.inf), mask="nan", epochs=1, progress=False)
+    assert "shown zeros in their place" not in caplog.text
+    for _ in range(2):
+        pv.fit(vae, x, mask="nan", epochs=1, progress=False)
+    assert caplog.text.count("shown zeros in their place") == 1
     caplog.clear()
-    missing_vae()
-    assert caplog.text == ""
+    for other in (vae.with_guide(vae.q_z_given_x), vae.with_prior(priors.Laplace(2))):
+        assert caplog.text == ""
+        pv.fit(other, x, epochs=1, progress=False)
+        assert caplog.text.count("shown zeros in their place") == 1
+        caplog.clear()
+    torch.testing.assert_close(vae.encode(x).mean, vae.q_z_given_x(x.nan_to_num(0.0)).mean)
+    pv.fit(missing_vae(), x, epochs=1, progress=False)
+    assert "shown zeros" not in caplog.text
 
 
 def test_complete_data_are_treated_as_if_nothing_could_be_missing():
@@ -359,6 +432,37 @@ def test_rows_without_any_value_have_the_prior_and_teach_nothing(family, prior):
     np.testing.assert_allclose(terms["kl"][3:], 0, atol=1e-12)
     assert np.all(np.isfinite(terms["elbo"]))
     assert (abs(terms["elbo"][:3]) > 1e-3).all()
+
+
+@pytest.mark.parametrize("family", [families.DiagonalNormal, families.FullCovarianceNormal])
+@pytest.mark.parametrize("closed_form", [True, False])
+def test_free_bits_are_those_of_rows_with_values(family, closed_form):
+    prior = None if closed_form else partial(priors.GaussianMixture, num_components=2)
+    vae = missing_vae(family=family, **({} if closed_form else {"prior": prior}))
+    objective = FreeBits_ELBO(0.7)
+    loss, found = gradients(vae, torch.full((3, 4), NAN), elbo=objective)
+    assert loss == pytest.approx(0, abs=1e-12)
+    assert all((gradient == 0).all() for gradient in found.values())
+    x = some_missing(torch.randn(4, 4))
+    expected, of_some = gradients(vae, x, elbo=objective)
+    padded = torch.cat([x, torch.full((3, 4), NAN)])
+    if closed_form:  # no draws: the mean of z alone makes the loss
+        vae.p_x_given_z.forward = lambda z: dist.Normal(torch.zeros(len(z), 4), 1.0).to_event(1)
+        expected, of_some = gradients(vae, x, elbo=objective)
+        loss, found = gradients(vae, padded, elbo=objective)
+        assert loss == pytest.approx(expected, rel=1e-12)
+        for name, gradient in of_some.items():
+            torch.testing.assert_close(found[name], gradient)
+
+
+@pytest.mark.parametrize("gradient", ["plain", "stl", "dreg"])
+@pytest.mark.parametrize("family", [families.DiagonalNormal, families.FullCovarianceNormal])
+def test_weights_of_rows_without_values_teach_a_learned_prior_nothing(gradient, family):
+    vae = missing_vae(prior=partial(priors.GaussianMixture, num_components=2), family=family)
+    objective = ImportanceWeighted_ELBO(3, gradient=gradient)
+    loss, found = gradients(vae, torch.full((5, 4), NAN), elbo=objective)
+    assert loss == pytest.approx(0, abs=1e-12)
+    assert all((gradient == 0).all() for gradient in found.values())
 
 
 def test_kl_of_each_dimension_is_kept_beside_rows_without_values():

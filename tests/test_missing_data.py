@@ -112,12 +112,34 @@ def test_overflow_is_told_beside_missing_values():
         MASK.tolist(),
         MASK.numpy().astype(int),
         np.asfortranarray(MASK.numpy()),
+        MASK.double(),
+        MASK.numpy().astype("float32"),
+        MASK.numpy().astype(object),
         pd.DataFrame(MASK.numpy()),
         pd.DataFrame(MASK.numpy().astype(int)),
+        pd.DataFrame(MASK.numpy().astype(float)),
+        pd.DataFrame(MASK.numpy().astype(object)),
+        pd.DataFrame(MASK.numpy()).astype("boolean"),
+        pd.DataFrame(MASK.numpy()).astype({0: "boolean", 1: "Int64"}),
     ],
 )
 def test_masks_of_all_kinds(mask):
-    assert torch.equal(observed_entries(mask, COMPLETE), MASK)
+    x = COMPLETE
+    if isinstance(mask, pd.DataFrame):
+        x = pd.DataFrame(x.numpy())
+    assert torch.equal(observed_entries(mask, x), MASK)
+
+
+def test_masks_of_series_are_taken_and_missing_values_in_masks_are_not():
+    series = pd.Series([True, False]).astype("boolean")
+    assert observed_entries(series, torch.zeros(2)).tolist() == [True, False]
+    with pytest.raises(ValueError, match="got missing values"):
+        observed_entries(pd.Series([True, None]).astype("boolean"), torch.zeros(2))
+    table = pd.DataFrame(COMPLETE.numpy())
+    for kind in ("boolean", object):
+        mask = pd.DataFrame(MASK.numpy()).astype(kind).mask(~MASK.numpy(), None)
+        with pytest.raises(ValueError, match="got missing values"):
+            observed_entries(mask, table)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +147,13 @@ def test_masks_of_all_kinds(mask):
     [
         (MASK[:3], r"mask must have the shape of x, \(4, 3\).*got \(3, 3\)"),
         (MASK[:, 0], r"got \(4,\)"),
-        (MASK.double(), "got dtype float64"),
-        (torch.where(MASK, 1.0, NAN), "got dtype float"),
+        (MASK.double() / 2, r"got values in \[0, 0.5\]"),
+        (torch.where(MASK, 1.0, NAN), "got NaN"),
+        (np.array([[None] * 3] * 4), "mask must hold True"),
+        (pd.DataFrame(MASK.numpy()), r"mask must be an array where x has.*mask.to_numpy\(\)"),
         (MASK.int() * 2, r"got values in \[0, 2\]"),
         (np.ma.masked_array(MASK.numpy()), "got a masked array"),
         ([["yes"] * 3] * 4, "mask must hold True"),
-        (pd.DataFrame(MASK.numpy()).astype("boolean").mask(~MASK.numpy()), "got missing values"),
         ("NaN", "or 'nan'; got 'NaN'"),
     ],
 )
@@ -146,8 +169,43 @@ def test_wrong_masks_are_refused(mask, message):
 
 
 def test_nan_where_the_mask_says_observed_is_refused():
-    with pytest.raises(ValueError, match="x must not contain NaN; got 1, the first at row 0, col"):
+    with pytest.raises(ValueError, match="mask must be True only where x was observed; got True"):
         read(vae_of_three(), SEEN, MASK | (torch.arange(12).reshape(4, 3) == 2))
+    names = ["a", "b", "c"]
+    table = pd.DataFrame(SEEN.numpy(), columns=names)
+    data = Dataset("abc", SEEN, columns=tuple(names), missing=True)
+    for x, mask in (
+        (SEEN, ~MASK),
+        (SEEN.numpy(), SEEN.isnan().numpy()),
+        (table, table.isna()),
+        (table, table.isna().to_numpy()),
+        (data, ~MASK),
+    ):
+        with pytest.raises(ValueError, match="got True at 3 NaN.*isna.*Pass ~mask"):
+            read(vae_of_three(), x, mask)
+    # Of columns that are not taken nothing is said.
+    mask = MASK.numpy() | [False, False, True]
+    assert same(checked_rows(table, mask=mask, columns=["b", "a"]).tensor, SEEN[:, [1, 0]])
+
+
+@pytest.mark.parametrize("piece", [2**30, 48])
+def test_data_without_any_observed_value_are_refused_and_leave_the_vae(piece, monkeypatch):
+    monkeypatch.setattr("pyro_vae.sources.pieces.MAX_WHOLE_BYTES", piece)
+    monkeypatch.setattr("pyro_vae.sources.pieces.PIECE_NUMBERS", 6)
+    vae = vae_of_three()
+    for x, mask in ((COMPLETE, torch.zeros(4, 3).bool()), (torch.full((4, 3), NAN), "nan")):
+        with pytest.raises(
+            ValueError, match="x must have an observed value; got none in 4 rows of"
+        ):
+            read(vae, x, mask)
+    assert not vae.missing
+    assert same(vae_of_three(missing=True).encode([[NAN] * 3]).mean, torch.zeros(1, 1))
+
+
+@pytest.mark.parametrize("missing", [1, "yes", None, np.True_])
+def test_missing_of_a_vae_must_be_a_bool(missing):
+    with pytest.raises(ValueError, match="missing must be True or False; got "):
+        vae_of_three(missing=missing)
 
 
 def test_columns_of_tables_and_masks_are_matched_by_name():

@@ -80,6 +80,17 @@ def weight_decay_and_clipping():
     return noisy_vae(), X, {"optimizer": adamw, "clip_norm": 0.5}
 
 
+def two_groups(params):
+    """In another order than that of the names, and two of one shape."""
+    return torch.optim.Adam(
+        [{"params": params[2:]}, {"params": params[:2], "lr": 1e-4}], lr=0.02, betas=(0.8, 0.9)
+    )
+
+
+def groups_of_parameters():
+    return noisy_vae(), X, {"optimizer": two_groups}
+
+
 def mean_squares():
     return noisy_vae(), X, {"optimizer": rmsprop, "schedule": optim.constant}
 
@@ -237,6 +248,7 @@ def plain_object():
 
 CASES = [
     noisy, single_precision, momentum_and_warmup, weight_decay_and_clipping, mean_squares,
+    groups_of_parameters,
     warmed_up_kl, free_bits, importance_weighted, mean_field, with_validation, patient,
     guide_alone, per_datum_guide, flows, shared_parameters, last_row_alone,
     loader_of_global_order, loader_of_own_order, loader_of_a_sampler, loader_that_draws,
@@ -268,6 +280,17 @@ def test_fit_stopped_by_ctrl_c_goes_on_as_if_it_had_not_been(case, tmp_path):
         resumed = run(case, weights=1, run_dir=path, resume=True)
         assert not resumed.interrupted
         assert fingerprint(resumed) == whole, step
+
+
+def test_ctrl_c_in_the_epoch_in_which_patience_ends_the_fit_leaves_it_ended(tmp_path):
+    whole = run(patient)
+    assert whole.stopped_early
+    last = 5 * len(whole.rows)
+    stopped = run(patient, schedule=at(last, press_ctrl_c), run_dir=tmp_path)
+    assert stopped.interrupted
+    assert stopped.stopped_early
+    resumed = run(patient, weights=1, run_dir=tmp_path, resume=True)
+    assert fingerprint(resumed) == fingerprint(whole)
 
 
 @pytest.mark.parametrize(
@@ -775,14 +798,15 @@ def whole_of_one_process(step, act, path, resume):
     return fit.interrupted, fingerprint(fit)
 
 
-@pytest.mark.parametrize("step", [1, 3, 9, 10, 11])
-def test_two_processes_go_on_as_if_they_had_not_been_stopped(ranks, step, tmp_path):
-    path = str(tmp_path / "run")
+def test_two_processes_go_on_as_if_they_had_not_been_stopped(ranks, tmp_path):
     whole = ranks(whole_of_one_process, None, None, None, False)
     assert whole[0] == whole[1]
-    stopped = ranks(whole_of_one_process, step, "ctrl-c", path, False)
-    assert [interrupted for interrupted, _ in stopped] == [True, True]
-    assert ranks(whole_of_one_process, None, None, path, True) == whole
+    # The first step, the one before a batch that is too small for both, and the last of an epoch.
+    for step in (1, 9, 10):
+        path = str(tmp_path / str(step))
+        stopped = ranks(whole_of_one_process, step, "ctrl-c", path, False)
+        assert [interrupted for interrupted, _ in stopped] == [True, True]
+        assert ranks(whole_of_one_process, None, None, path, True) == whole, step
 
 
 def test_state_of_two_processes_is_no_state_of_one(ranks, tmp_path):
@@ -820,8 +844,7 @@ def test_compiled_fit_goes_on_with_its_graphs(tmp_path):
     assert fingerprint(run(compiled, run_dir=path, resume=True)) != whole
 
 
-@pytest.mark.parametrize("step", [1, 2, 3, 7])
-def test_compiled_fit_has_its_graph_when_the_whole_one_has(step, tmp_path, monkeypatch):
+def test_compiled_fit_has_its_graph_when_the_whole_one_has(tmp_path, monkeypatch):
     """The same without a compiler: which steps are the graph's, and with which parameters."""
     taken = []
     launch = CompiledSVI.launch
@@ -837,10 +860,13 @@ def test_compiled_fit_has_its_graph_when_the_whole_one_has(step, tmp_path, monke
         elbo = objectives.CompiledTrace_ELBO(backend="eager", required=True)
         return noisy_vae(), X, {"compile": "required", "elbo": elbo}
 
-    whole = run(case)
-    steps_of_the_whole, taken[:] = list(taken), []
-    run(case, schedule=at(step, press_ctrl_c), run_dir=tmp_path)
-    taken.clear()
-    resumed = run(case, weights=1, run_dir=tmp_path, resume=True)
-    assert taken == steps_of_the_whole[step:]
-    assert fingerprint(resumed) == fingerprint(whole)
+    whole = fingerprint(run(case))
+    steps_of_the_whole = list(taken)
+    assert [is_graph for is_graph, _ in taken[:5]] == [False, False, True, True, False]
+    # Before the first graph, where it is due, and after it.
+    for step in (1, 2, 7):
+        path = tmp_path / str(step)
+        run(case, schedule=at(step, press_ctrl_c), run_dir=path)
+        taken.clear()
+        assert fingerprint(run(case, weights=1, run_dir=path, resume=True)) == whole
+        assert taken == steps_of_the_whole[step:]

@@ -1,12 +1,17 @@
 """The directory of a fit: plain files, never written over, read back as they were."""
 
 import csv
+import importlib.metadata
 import json
 import math
 import os
 import platform
 import re
+import subprocess
+import sys
 import tempfile
+import textwrap
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -60,7 +65,7 @@ def test_environment_names_what_the_bits_depend_on():
     facts = environment()
     assert facts["python"] == platform.python_version()
     assert facts["threads"] == torch.get_num_threads()
-    assert facts["packages"]["torch"] == torch.__version__.split("+")[0]
+    assert facts["packages"]["torch"] == torch.__version__
     assert facts["packages"]["numpy"] == np.__version__
     assert facts["packages"]["pyro-vae"] == pyro_vae.__version__
     assert facts["gpu"] is None or torch.cuda.is_available()
@@ -68,7 +73,19 @@ def test_environment_names_what_the_bits_depend_on():
     decides = decides_bits(facts, torch.device("cpu"))
     assert decides["torch"] == facts["packages"]["torch"]
     assert decides["threads"] == str(torch.get_num_threads())
+    assert decides["deterministic"] == str(torch.are_deterministic_algorithms_enabled())
     assert "numpy" not in decides
+
+
+def test_environment_needs_no_metadata_of_packages(monkeypatch):
+    def none(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", none)
+    packages = environment()["packages"]
+    assert packages["pyro-vae"] == pyro_vae.__version__
+    assert packages["torch"] == torch.__version__
+    assert packages["numpy"] is None
 
 
 def test_environment_reads_back_with_what_came_later(run):
@@ -78,6 +95,7 @@ def test_environment_reads_back_with_what_came_later(run):
     for epoch in (4, 7):
         run.write_environment({"seed": 3, "after_epoch": epoch})
     found = json.loads((run.path / "environment.json").read_text("utf-8"))
+    assert len(found.pop("sha256")) == 64
     assert found == run.environment()
     assert [each["after_epoch"] for each in found["resumed"]] == [4, 7]
     assert found["data"] == {"x": "ü"}
@@ -159,12 +177,16 @@ def test_continued_takes_a_directory_of_a_fit_and_removes_what_is_half_written(t
         path = tmp_path / name.partition(".")[0]
         path.mkdir()
         (path / name).write_text("whole")
-        for left in (".state-last-x1.pt", ".state-previous.pt-new", ".weights-y.safetensors"):
+        if name == "config.toml":
+            RunDirectory(path).write_config({"fit": {"seed": 0}})
+        for left in (".pyro-vae-state-last-x1.pt", ".pyro-vae-state-previous.pt"):
             (path / left).write_text("half")
-        (path / ".notes").write_text("mine")
+        mine = [".a-b.png", ".config-old.toml", ".notes", ".weights-y.safetensors"]
+        for kept in mine:
+            (path / kept).write_text("mine")
         run = RunDirectory.continued(str(path))
         assert run.path == path
-        assert names(path) == [".notes", name]
+        assert names(path) == [*mine, name]
 
 
 def test_continued_makes_a_directory_where_there_is_none_and_takes_no_other(tmp_path):
@@ -173,10 +195,81 @@ def test_continued_makes_a_directory_where_there_is_none_and_takes_no_other(tmp_
     (tmp_path / "file").write_text("mine")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")
-    for name in ("file", "full"):
+    configs = {
+        "other": "format = 1",
+        "hugo": "[fit]\na = 1",
+        "broken": "format = [",
+        "words": 'format = "x"\n[fit]\n',
+    }
+    for name, text in configs.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.toml").write_text(text)
+    (tmp_path / "hidden").mkdir()
+    (tmp_path / "hidden" / ".a-b.png").write_text("mine")
+    for name in ("file", "full", *configs, "hidden"):
         with pytest.raises(FileExistsError, match="run_dir must be new or empty"):
             RunDirectory.continued(tmp_path / name, name="run_dir")
     assert (tmp_path / "full" / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "hidden" / ".a-b.png").read_text() == "mine"
+    assert {name: (tmp_path / name / "config.toml").read_text() for name in configs} == configs
+
+
+def test_files_stay_in_their_directory_when_the_process_goes_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory.create("run")
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    run.write_history([])
+    run.states.save({})
+    assert names(tmp_path / "other") == []
+    assert "metrics.jsonl" in names(tmp_path / "run")
+
+
+def test_history_is_as_before_where_a_line_does_not_fit(tmp_path):
+    code = """
+        import resource, signal
+        from pyro_vae.run_directory import RunDirectory
+
+        run = RunDirectory("run")
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (150, 150))
+        try:
+            for epoch in range(99):
+                run.add_to_history({"epoch": epoch, "elbo": -1 / 3})
+        except OSError as error:
+            print(error)
+            print(len(run.history()) == epoch)
+    """
+    (tmp_path / "run").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(pyro_vae.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    message, is_whole = done.stdout.splitlines()
+    assert re.search(r"File too large.*Free some space.*run/metrics\.jsonl", message)
+    assert is_whole == "True"
+    assert (tmp_path / "run" / "metrics.jsonl").read_text().endswith("}\n")
+
+
+def test_weights_of_plain_programs_read_back(run):
+    class Programs:
+        def __init__(self):
+            self.net = nn.Linear(3, 2)
+
+        def model(self, x):
+            self.net(x)
+
+        def guide(self, x):
+            pass
+
+    saved, loaded = Programs(), Programs()
+    run.write_weights(saved)
+    run.read_weights(loaded)
+    assert torch.equal(loaded.net.weight, saved.net.weight)
 
 
 def test_directory_that_may_not_be_written_to_raises_and_names_the_file(run, monkeypatch):

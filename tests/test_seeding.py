@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pyro_vae.seeding import generator, mixed_seed, seeded
+from pyro_vae.seeding import generator, mixed_seed, seeded, set_random_states
 
 
 def test_mixed_seed_is_half_the_blake2b_digest():
@@ -93,3 +93,12 @@ def test_seeded_nests():
     with seeded(1):
         torch.rand(2)
         assert torch.equal(torch.rand(3), inner)
+
+
+def test_random_states_may_be_parts_of_another_tensor():
+    # torch itself ends the process over one whose memory does not begin with it.
+    expected = torch.get_rng_state()
+    both = torch.stack([torch.zeros_like(expected), expected])
+    torch.rand(3)
+    set_random_states({"cpu": both[1]})
+    assert torch.equal(torch.get_rng_state(), expected)

@@ -13,9 +13,9 @@ from torch.utils.data.distributed import DistributedSampler
 from pyro_vae.seeding import seeded
 
 from . import batch as limits
-from .batch import Batch, Part, bounds, do_nothing
+from .batch import Batch, Part, bounds, digest, do_nothing
 from .prefetch import END, prefetched
-from .torch_data import first
+from .torch_data import as_row, first
 
 __all__ = ["FirstRows", "LoaderBatches", "opened", "taken"]
 
@@ -109,8 +109,32 @@ class LoaderBatches:
             generators[name].set_state(state[name].clone())
 
     def digest(self) -> str:
-        """How many batches there are: to read them all would draw from the loader's generator."""
-        return f"a DataLoader of {len(self)} batches"
+        """The loader in words, with the sha256 of its dataset's x where that can be indexed.
+
+        The rows are read one by one in their order, not through the loader, whose generators stay
+        as they are. A dataset that draws at random has another digest each time, unless it draws
+        from torch's global random state; one that has no rows by number has no sum.
+        """
+        loader, dataset = self._loader, self._loader.dataset
+        words = f"a DataLoader of {len(self)} batches"
+        try:
+            num_data = len(dataset)  # type: ignore[arg-type]
+        except (TypeError, NotImplementedError):
+            return f"{words}, {_kind(dataset)}"
+        words += (
+            f" (batch_size={loader.batch_size}, drop_last={loader.drop_last}, "
+            f"{_kind(loader.sampler)}, {_kind(loader.batch_sampler)}) over a {_kind(dataset)} of "
+            f"length {num_data}"
+        )
+        if not hasattr(dataset, "__getitem__"):
+            return words
+        rows = (as_row(first(dataset[i]))[None] for i in range(num_data))
+        try:
+            with seeded(self._seed, "reading for a digest"):
+                return f"{words}, {digest(rows, num_data)}"
+        # Whatever a dataset of the user's raises: its loader need not index it so.
+        except Exception:  # noqa: BLE001
+            return words
 
     def close(self) -> None:
         """Nothing is open between epochs."""
@@ -148,6 +172,10 @@ class LoaderBatches:
                 if batch is END:
                     return
                 yield batch
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__
 
 
 def _is_a_part(loader: DataLoader[Any]) -> bool:

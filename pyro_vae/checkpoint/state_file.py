@@ -5,6 +5,7 @@ import hashlib
 import io
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,15 @@ from pyro_vae.files import write_whole
 
 from .errors import CheckpointError, reason_of
 
-__all__ = ["FORMAT", "digest_file", "packed", "read_state", "unpacked", "write_state"]
+__all__ = [
+    "FORMAT",
+    "digest_file",
+    "digests_beside",
+    "packed",
+    "read_state",
+    "unpacked",
+    "write_state",
+]
 
 FORMAT = 1
 """Number of the format of a state; a newer one is refused."""
@@ -22,6 +31,9 @@ FORMAT = 1
 
 MAX_DIGEST_BYTES = 1000
 """Most bytes of a file with a digest."""
+
+MAX_OLD = 9
+"""Most digests in it besides the first."""
 
 
 def packed(content: Mapping[str, Any]) -> bytes:
@@ -85,7 +97,7 @@ def write_state(content: Mapping[str, Any], path: str | Path, *, before: str | N
     Args:
         content: The state.
         path: The file to write or replace.
-        before: Digest of the file that is there, if one is.
+        before: Digest of the file that is there, if it is known.
 
     Returns:
         The digest.
@@ -109,9 +121,16 @@ def write_state(content: Mapping[str, Any], path: str | Path, *, before: str | N
 
 
 def write_digest(path: Path, digest: str, *, before: str | None) -> None:
-    """Write the digest of a file that is about to be there in place of another."""
-    lines = [f"{digest}  {path.name}\n"]
-    lines += [f"# {before}  the one before\n"] if before is not None else []
+    """Write the digest of a file that is about to be there in place of another.
+
+    Where it is not known which one is there, as another process wrote it, it is any that is named
+    so far: that process may have ended before it wrote what it had named first.
+    """
+    old = [] if before is None else [before]
+    if before is None and path.is_file():
+        with suppress(CheckpointError):
+            old = digests_beside(path)[:MAX_OLD]
+    lines = [f"{digest}  {path.name}\n", *(f"# {each}  the one before\n" for each in old)]
     write_whole(digest_file(path), "".join(lines).encode())
 
 
@@ -151,23 +170,40 @@ def read_state(path: str | Path) -> tuple[dict[str, Any], str]:
             f"resume must find a whole state; {path} cannot be read: {error.strerror}"
         ) from error
     content = unpacked(data, str(path))
-    try:
-        if digest_file(path).stat().st_size > MAX_DIGEST_BYTES or not digest_file(path).is_file():
-            raise OSError(errno.EINVAL, "no short regular file")
-        known = digest_file(path).read_text("ascii")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"resume must find a state's digest beside it; {digest_file(path)} cannot be read: "
-            f"{reason_of(error)}"
-        ) from error
+    digests = digests_beside(path)
     digest = hashlib.sha256(data).hexdigest()
-    digests = [word for line in known.splitlines() for word in line.removeprefix("#").split()[:1]]
     if digest not in digests:
         raise CheckpointError(
             f"resume must find a whole state; {path} differs from its sha256, so one of the two "
             "files is damaged."
         )
     return content, digest
+
+
+def digests_beside(path: Path) -> list[str]:
+    """Digests of a file, and of the one that it was to replace, as they stand beside it.
+
+    Raises:
+        CheckpointError: If there are none to be read.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "state-last.pt"
+        >>> digest = write_state({}, path, before=None)
+        >>> digests_beside(path) == [digest]
+        True
+    """
+    beside = digest_file(path)
+    try:
+        if beside.stat().st_size > MAX_DIGEST_BYTES or not beside.is_file():
+            raise OSError(errno.EINVAL, "no short regular file")
+        known = beside.read_text("ascii")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"resume must find a state's digest beside it; {beside} cannot be read: "
+            f"{reason_of(error)}"
+        ) from error
+    return [word for line in known.splitlines() for word in line.removeprefix("#").split()[:1]]
 
 
 def _check_sums(data: bytes) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae.files import UNFINISHED
+
 from .errors import CheckpointError
 from .state_file import digest_file, read_state, write_digest, write_state
 
@@ -105,7 +107,7 @@ class StateFiles:
         digest = self._digests[LAST]
         write_digest(previous, digest, before=self._digests.get(PREVIOUS))
         # A second name for the file, so that the last state is there all the time.
-        second = self.directory / f".{PREVIOUS}-new"
+        second = self.directory / f"{UNFINISHED}{PREVIOUS}"
         second.unlink(missing_ok=True)
         try:
             os.link(last, second)

@@ -1,9 +1,12 @@
 """All that a fit needs to go on as if it had never stopped."""
 
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from .errors import CheckpointError
@@ -98,6 +101,8 @@ class TrainingState:
 
 _MISSING = object()
 
+PLAIN = (bool, int, float, str, type(None), torch.dtype, torch.device, torch.Size)
+
 TENSORS = {"tensors", "best", "start", "random", "batches"}
 WORDS = {"settings", "environment"}
 
@@ -111,7 +116,11 @@ def _is_right(name: str, value: Any) -> bool:
     if name == "sums":
         return len(value) >= 2 and len(value) % 2 == 0 and _are_numbers(value)
     if name == "rows":
-        return all(isinstance(row, dict) and _are_numbers(row.values()) for row in value)
+        return all(
+            isinstance(row, dict)
+            and all(isinstance(v, int | float | str | None) for v in row.values())
+            for row in value
+        )
     if name == "optimizer":
         of_each = value.get("of_each", {})
         return (
@@ -131,6 +140,15 @@ def _on_cpu(value: Any) -> Any:
         return value.detach().cpu()
     if isinstance(value, dict):
         return {key: _on_cpu(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_on_cpu(each) for each in value)
+    if isinstance(value, tuple):
+        return tuple(_on_cpu(each) for each in value)
+    if isinstance(value, list | deque):
+        return [_on_cpu(each) for each in value]
+    if isinstance(value, np.generic):  # which no reader without pickles takes
+        return value.item()
+    if not isinstance(value, PLAIN):
+        raise TypeError(
+            "what run_dir keeps (rows of the history, the optimizer's state) must be numbers, "
+            f"words and tensors; got a {type(value).__name__}."
+        )
     return value

@@ -24,8 +24,8 @@ DIGEST = "sha256"
 def save_weights(module: nn.Module, path: str | Path) -> None:
     """Write a module's parameters and buffers; an existing file is replaced as a whole or not.
 
-    The format is safetensors, which other programs read too, R among them. The file's metadata
-    hold the sha256 of its content.
+    Extra state of a module's own is left out. The format is safetensors, which other programs
+    read too, R among them. The file's metadata hold the sha256 of its content.
 
     Args:
         module: Any module.
@@ -38,6 +38,7 @@ def save_weights(module: nn.Module, path: str | Path) -> None:
     state = {
         name: tensor.detach().cpu().contiguous().clone()
         for name, tensor in sorted(module.state_dict().items())
+        if isinstance(tensor, Tensor)
     }
     write_whole(path, save(state, metadata={DIGEST: _digest(state)}))
 
@@ -78,7 +79,8 @@ def load_weights(module: nn.Module, path: str | Path) -> None:
             f"path must be a file of weights; {path} is damaged, or not one: its content differs "
             "from its sha256."
         )
-    copied_into(module.state_dict(keep_vars=True), state, str(path))
+    own = module.state_dict(keep_vars=True)
+    copied_into({n: t for n, t in own.items() if isinstance(t, Tensor)}, state, str(path))
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:

@@ -51,7 +51,7 @@ def data_settings(options: Namespace) -> dict[str, Any]:
         "download": options.download,
         "labels": options.labels,
         "key": options.key,
-        "missing": getattr(options, "missing", False),  # of a fit alone
+        "missing": getattr(options, "missing", False) or None,  # an option of fit alone
         "divide": options.divide,
         "raw": options.raw,
         "standardize": options.standardize,
@@ -89,7 +89,7 @@ def _load(settings: Mapping[str, Any], *, maps: bool) -> tuple[Data, Data]:
     check_settings(settings, sections=("data", "fit"))
     source = wanted["source"]
     dtype = _dtype(settings)
-    missing = wanted.get("missing", False)
+    missing = bool(wanted.get("missing"))
     if missing and (source == "digits" or has_test_set(source)):
         raise ValueError(
             f"missing must go with a .npy, .npz or .csv file; got {source}, which is complete."

@@ -1,6 +1,7 @@
 """``pyro-vae fit``: fit, report, draw, keep."""
 
 import math
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -28,7 +29,7 @@ from pyro_vae.commands.incomplete import (
 )
 from pyro_vae.commands.model_choice import VARIANCE, build, has_variance, heading, is_density
 from pyro_vae.commands.progress import one_speaks, shows_progress
-from pyro_vae.commands.training_choice import training_options
+from pyro_vae.commands.training_choice import training_in_words, training_options
 from pyro_vae.datasets import Dataset
 from pyro_vae.diagnosis.messages import collected_messages
 from pyro_vae.fit_result import FitResult
@@ -68,7 +69,7 @@ def fit(options: Namespace) -> None:
         resolve_device(vae, options.device)  # a wrong one is told before there is a directory
         run = _run(options) if processes.is_first else None
         if run is not None and (options.resume is None or options.override):
-            run.write_config(_resolved(settings, train, held_out))
+            run.plan_config(_resolved(settings, train, held_out))
 
         # Where the validation rows choose the epoch, the report needs others.
         learned_from, validation = train, held_out
@@ -128,7 +129,7 @@ def _report(
         closing=[
             *observed_in_words(parts),
             *_variance_in_words(vae, parts, terms),
-            *_training_in_words(settings["fit"], terms),
+            *training_in_words(settings["fit"], terms),
             *gain,
             *_concerns(vae, parts),
             *_stops_in_words(result, run),
@@ -303,26 +304,8 @@ def _stops_in_words(result: FitResult, run: RunDirectory) -> list[str]:
     if result.resumed_after is not None:
         lines.append(f"resumed after {result.resumed_after} full epochs")
     if result.interrupted:
-        lines.append(f"Ctrl-C ended the fit early; pyro-vae fit --resume {run.path} goes on")
-    return lines
-
-
-def _training_in_words(fit: Mapping[str, Any], terms: list[xr.Dataset]) -> list[str]:
-    """What was maximized if not the ELBO, and that the KL is sampled where it is."""
-    weights = {
-        "kl_weight": "a KL weight of {}",
-        "kl_warmup": "a KL weight that rises over {} of training",
-        "free_bits": "{} nats of KL free in each dimension",
-    }
-    said = [f"the objective {fit['objective']}"] if fit["objective"] != "trace" else []
-    said += [
-        text.format(fit[key])
-        for key, text in weights.items()
-        if fit[key] is not None and (key, fit[key]) != ("kl_weight", 1.0)
-    ]
-    lines = [f"trained with {' and '.join(said)}; the ELBO above is the bound"] if said else []
-    if not all(part.attrs["kl_is_analytic"] for part in terms):
-        lines.append("KL averaged over draws: q(z|x) and p(z) have no closed form for it")
+        path = shlex.quote(str(run.path))
+        lines.append(f"Ctrl-C ended the fit early; pyro-vae fit --resume {path} goes on")
     return lines
 
 

@@ -25,6 +25,7 @@ def complete_rows(x: Tensor, what: str = "held-out rows") -> tuple[Tensor | None
         and how many they are, in words, empty for all.
 
     Example:
+        >>> import torch
         >>> complete_rows(torch.zeros(1, 2))
         (tensor([[0., 0.]]), '')
         >>> complete_rows(torch.tensor([[0.0], [torch.nan]]))
@@ -42,6 +43,7 @@ def observed_in_words(parts: list[Dataset]) -> list[str]:
     """Of what the ELBO is one, where values are missing.
 
     Example:
+        >>> import torch
         >>> gaps = Dataset("gaps", torch.tensor([[0.0, torch.nan], [1.0, 2.0]]), missing=True)
         >>> observed_in_words([gaps, gaps])
         ['the ELBO bounds log p of the observed values alone, 1.50 of 2 in a row on average (held
@@ -60,6 +62,7 @@ def num_observed(x: Tensor) -> Tensor:
     """Number of observed values of each row, in float64 on the CPU.
 
     Example:
+        >>> import torch
         >>> num_observed(torch.tensor([[0.0, torch.nan], [1.0, 2.0]]))
         tensor([1., 2.], dtype=torch.float64)
     """
@@ -80,6 +83,7 @@ def ratio_and_error(sums: Tensor, counts: Tensor) -> tuple[float, float]:
         The two, NaN where nothing was counted.
 
     Example:
+        >>> import torch
         >>> ratio_and_error(torch.tensor([2.0, 6.0]), torch.tensor([2.0, 2.0]))
         (2.0, 1.0)
     """

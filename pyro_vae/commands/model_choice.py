@@ -126,7 +126,7 @@ def rebuild(run: RunDirectory, config: Mapping[str, Any]) -> VAE:
     """The fitted VAE of a run, without its data."""
     check_settings(config, sections=("data", "model"), name=f"config.toml of {run.path}")
     model, event_shape = config["model"], tuple(config["data"]["event_shape"])
-    missing = config["data"].get("missing", False)
+    missing = bool(config["data"].get("missing"))
     vae = _without_pseudo_inputs(model, event_shape, seed=0, missing=missing)
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":

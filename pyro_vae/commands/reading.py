@@ -1,5 +1,6 @@
 """What reads a run directory back: ``pyro-vae info``, ``sample`` and ``reconstruct``."""
 
+import shlex
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,7 +31,7 @@ def info(options: Namespace) -> None:
     config = run.config()
     print(run.path)
     print()
-    print(printable(run.report()) or f"The fit did not finish. {_how_to_go_on(run)}\n", end="")
+    print(printable(run.report() or f"{_without_report(run, config)}\n"), end="")
     print()
     for section in ("data", "model", "fit"):
         found = config.get(section)
@@ -43,12 +44,19 @@ def info(options: Namespace) -> None:
     print(printable(f"files   {', '.join(files)}"))
 
 
-def _how_to_go_on(run: RunDirectory) -> str:
+def _without_report(run: RunDirectory, config: Mapping[str, Any]) -> str:
+    """What is known of a run that has no report."""
     history = run.history()
     done = 0 if history is None else len(history)
-    if run.states.exist:
-        return f"{done} epochs are done: pyro-vae fit --resume {run.path} goes on."
-    return "There is no state to go on from."
+    fit = config.get("fit", {})
+    if run.file("weights.safetensors").exists() and not fit.get("interrupted", True):
+        return f"{done} epochs by pyro_vae.fit, which writes no report."
+    if not run.states.exist:
+        return "The fit did not finish. There is no state to go on from."
+    goes_on = f"pyro-vae fit --resume {shlex.quote(str(run.path))}"
+    if "source" not in config.get("data", {}):
+        goes_on = "pyro_vae.fit with its run_dir and resume=True"
+    return f"The fit did not finish. {done} epochs are done: {goes_on} goes on."
 
 
 def _environment_in_words(run: RunDirectory) -> list[str]:

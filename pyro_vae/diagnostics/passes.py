@@ -13,7 +13,15 @@ from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
 
-__all__ = ["Columns", "by_rows", "complete", "each_piece", "per_datum_dataset", "piece_size"]
+__all__ = [
+    "Columns",
+    "by_rows",
+    "complete",
+    "each_piece",
+    "no_stand_in",
+    "per_datum_dataset",
+    "piece_size",
+]
 
 Columns = dict[str, Tensor]
 
@@ -45,13 +53,31 @@ def piece_size(most: int, x: Tensor, *, num_draws: int = 1) -> int:
     return max(1, min(most, of_x, NUMBERS_OF_DRAWS // num_draws))
 
 
-def complete(x: Tensor, purpose: str, *, name: str = "x") -> Tensor:
+def no_stand_in(mend: str = "") -> str:
+    """What to say of data that had to be complete, and are not.
+
+    Args:
+        mend: What else can be done.
+
+    Example:
+        >>> no_stand_in().split(": ")[0]
+        'No other rows stand in for these'
+    """
+    return (
+        "No other rows stand in for these: the complete ones alone mislead unless values are "
+        "missing completely at random, and in imputed ones the model judges its own draws. "
+        f"{mend}Pass the complete rows only where values are missing completely at random."
+    )
+
+
+def complete(x: Tensor, purpose: str, *, name: str = "x", mend: str = "") -> Tensor:
     """The data as they are, if nothing of them is missing.
 
     Args:
         x: Data, ``(N, *event_shape)``, with NaN where missing.
         purpose: What compares x as a whole.
         name: What to call the data.
+        mend: What else can be done where a value is missing.
 
     Raises:
         ValueError: If a value is missing.
@@ -61,16 +87,18 @@ def complete(x: Tensor, purpose: str, *, name: str = "x") -> Tensor:
         >>> complete(torch.tensor([[0.0, float("nan")]]), "a check")
         Traceback (most recent call last):
         ValueError: x must be complete for a check, which compares all of it with what the model
-        draws; got 1 missing values in 1 of 1 rows. Pass the complete rows, or impute the others
-        with pyro_vae.impute.
+        draws; got 1 missing values in 1 of 1 rows. No other rows stand in for these: the complete
+        ones alone mislead unless values are missing completely at random, and in imputed ones the
+        model judges its own draws. Pass the complete rows only where values are missing
+        completely at random.
     """
     missing = x.isnan()
     if bool(missing.any()):
         rows = int(missing.reshape(len(x), -1).any(1).sum())
         raise ValueError(
             f"{name} must be complete for {purpose}, which compares all of it with what the model "
-            f"draws; got {int(missing.sum())} missing values in {rows} of {len(x)} rows. Pass the "
-            "complete rows, or impute the others with pyro_vae.impute."
+            f"draws; got {int(missing.sum())} missing values in {rows} of {len(x)} rows. "
+            f"{no_stand_in(mend)}"
         )
     return x
 

@@ -5,14 +5,15 @@ from typing import Any, Self
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
-from torch.distributions import Independent
+from torch.distributions import Independent, TransformedDistribution, transform_to
 
 from .expandable import Expandable
+from .mean_beta import open_unit_interval
 
 __all__ = ["ObservedEntries", "factorizes"]
 
 INSIDE = (1.0, 0.5, 0.0, -1.0)
-"""Numbers of which one lies in nearly every support."""
+"""Numbers of which one lies in the support of most distributions."""
 
 
 class ObservedEntries(Expandable):
@@ -143,8 +144,37 @@ def _inside(base: Any, like: Tensor) -> Tensor:
         support = constraints.real
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    found = like.new_full((), INSIDE[-1])
-    for number in INSIDE[-2::-1]:
-        candidate = like.new_full((), number)
+    if constraints.is_dependent(support):  # it cannot be asked
+        return _drawn(base, like)
+    found = _of_support(base, support, like)
+    candidates = [like.new_full((), number) for number in reversed(INSIDE)]
+    if isinstance(base, TransformedDistribution):
+        # Of maps in a row torch declares the last one's codomain alone: all reals for a shifted
+        # LogNormal. An image of what is inside is inside.
+        image = _inside(base.base_dist, like)
+        for transform in base.transforms:
+            image = transform(image)
+        candidates = [image.detach()]
+    for candidate in candidates:
         found = torch.where(support.check(candidate), candidate, found)
     return found
+
+
+def _of_support(base: Any, support: Any, like: Tensor) -> Tensor:
+    """A number inside a support that may depend on parameters, as that of Uniform(5, 6)."""
+    for bound in ("lower_bound", "upper_bound") if support.is_discrete else ():
+        if hasattr(support, bound):
+            return like.new_zeros(()) + getattr(support, bound)
+    if support in (constraints.boolean, open_unit_interval):
+        return like.new_full((), INSIDE[1])  # one of the numbers is inside: no need to draw
+    try:
+        found: Tensor = transform_to(support)(like.new_zeros(()))
+    except NotImplementedError:  # a user's own constraint
+        return _drawn(base, like)
+    return found.detach().to(like)
+
+
+def _drawn(base: Any, like: Tensor) -> Tensor:
+    with torch.no_grad():
+        draw: Tensor = base.sample()
+    return draw.to(like)

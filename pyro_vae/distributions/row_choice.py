@@ -10,7 +10,7 @@ from torch.distributions import Distribution, Independent, kl_divergence, regist
 from .expandable import Expandable
 from .location import location
 
-__all__ = ["RowChoice", "chosen_rows"]
+__all__ = ["RowChoice", "chosen_rows", "rows_of_q"]
 
 
 def chosen_rows(q: Any, p: Any, is_q: Tensor) -> Any:
@@ -41,6 +41,26 @@ def chosen_rows(q: Any, p: Any, is_q: Tensor) -> Any:
         choice: Any = RowChoice(q.base_dist, p.base_dist, is_q.unsqueeze(-1))
         return choice.to_event(1)
     return RowChoice(*both, is_q)
+
+
+def rows_of_q(d: Any) -> Tensor | None:
+    """In which rows a distribution is q's, shape ``batch_shape``; None if it is no choice.
+
+    Example:
+        >>> from pyro.distributions import Normal
+        >>> q = Normal(torch.ones(2, 3), 0.1).to_event(1)
+        >>> p = Normal(torch.zeros(3), 1.0).to_event(1)
+        >>> rows_of_q(chosen_rows(q, p, torch.tensor([True, False])))
+        tensor([ True, False])
+        >>> rows_of_q(q) is None
+        True
+    """
+    if isinstance(d, Independent):
+        rows = rows_of_q(d.base_dist)
+        if rows is None or d.reinterpreted_batch_ndims == 0:
+            return rows
+        return rows.flatten(-d.reinterpreted_batch_ndims).all(-1)
+    return d.is_q if isinstance(d, RowChoice) else None
 
 
 class RowChoice(Expandable):

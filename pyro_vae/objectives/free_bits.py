@@ -8,6 +8,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.distributions.row_choice import rows_of_q
 from pyro_vae.traces import analytic_kl, site_log_probs
 
 from .kl_weight import BELOW_ZERO
@@ -48,7 +49,8 @@ class FreeBits_ELBO(PlateObjective):  # Pyro's objectives are named so
     .. math:: \frac1N \sum_{i=1}^N \mathbb E_{q(z \mid x_i)} \log p(x_i \mid z)
               - \sum_j \max\Big(\lambda, \frac1N \sum_{i=1}^N \mathrm{KL}_j(x_i)\Big)
 
-    over the N rows of a batch; the loss is minus that, times N and the plate's scale.
+    over the N rows of a batch; the loss is minus that, times N and the plate's scale. Rows without
+    any observed value, where q is p(z), are none of the N.
     :math:`\mathrm{KL}_j` is the analytic KL of dimension j. A dimension whose mean KL is below
     :math:`\lambda` gets no gradient from it, so the prior cannot switch it off. Where q and p do
     not both factorize, where there is no closed form, or with several latent sites, j counts
@@ -108,12 +110,16 @@ class FreeBits_ELBO(PlateObjective):  # Pyro's objectives are named so
         objective = (weights * sum(likelihoods)).sum() / self.num_particles
         for name, draws in kls.items():
             kl = torch.stack(draws).mean(0)
+            # A row without data has q = p: it has no KL, and must not dilute that of the others.
+            is_q = rows_of_q(guide_trace.nodes[name]["fn"])
+            counts = weights if is_q is None else torch.where(is_q, weights, 0.0)
+            total = counts.sum()
             # One column for each element of z, or one for all of them.
             value: Any = guide_trace.nodes[name]["value"]
             floor = self.nats * value.numel() / kl.numel()
-            mean = (weights.unsqueeze(-1) * kl).sum(0) / weights.sum()
+            mean = (counts.unsqueeze(-1) * kl).sum(0) / torch.where(total > 0, total, 1.0)
             charged = mean.clamp(min=floor) if floor > 0 else mean
-            objective = objective - plate.kl_weights[name] * weights.sum() * charged.sum()
+            objective = objective - plate.kl_weights[name] * total * charged.sum()
         return -objective
 
 

@@ -9,6 +9,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.arguments import did_you_mean, positive_integer
+from pyro_vae.distributions.row_choice import rows_of_q
 from pyro_vae.traces import site_log_probs
 
 from .plate import Plate, SameRows, latent_sites
@@ -128,7 +129,7 @@ class ImportanceWeighted_ELBO(PlateObjective):  # Pyro's objectives are named so
                     at_value = _at(fixed, drawn, guide, args, kwargs)
                     score: Any = sum(self._log_q(at_value, plate).values())
                     log_weight = log_weight + beta * (score - score.detach())
-                log_weights.append(log_weight)
+                log_weights.append(_taught(log_weight, sites))
         stacked = torch.stack(log_weights)
         # The mean of w_k times the score is that of a path derivative with w_k - w_k^2, w_k
         # normalized; which leaves w_k^2 of the w_k that the logarithm brings by itself.
@@ -169,6 +170,18 @@ class _Gate:
 
             value.register_hook(scaled)
         return value
+
+
+def _taught(log_weight: Tensor, sites: Mapping[str, Any]) -> Tensor:
+    """The log weight without a gradient in rows without data.
+
+    There q is p(z) and the weight is 1 whatever either is; but without its score the gradient of
+    -log q leaves that of log p(z) alone: noise, if of mean zero, in a prior that is learned.
+    """
+    choices = [rows for site in sites.values() if (rows := rows_of_q(site["fn"])) is not None]
+    for is_q in choices if len(choices) == len(sites) else []:
+        log_weight = torch.where(is_q, log_weight, log_weight.detach())
+    return log_weight
 
 
 def _at(

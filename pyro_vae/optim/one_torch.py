@@ -6,6 +6,7 @@ one optimizer holds all of them, so that fused updates and the global norm are p
 """
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -122,7 +123,13 @@ class OneTorchOptim(PyroOptim):
         }
         # What the parameters of a restored state remember that no step has handed over yet.
         waiting = {name: kept for name, kept in self._waiting().items() if name not in states}
-        return {"kind": type(self._optimizer).__name__, "of_each": {**waiting, **states}}
+        # Rates are those of the constructor and the schedule; other entries may change with steps.
+        groups = [
+            {key: value for key, value in group.items() if key not in {"params", "lr"}}
+            for group in self._optimizer.param_groups
+        ]
+        kind = type(self._optimizer).__name__
+        return {"kind": kind, "of_each": {**waiting, **states}, "groups": groups}
 
     def restore(self, state: Mapping[str, Any], names: Mapping[int, str]) -> None:
         """Take over what :meth:`state` returned, for each parameter when it is first seen.
@@ -149,18 +156,34 @@ class OneTorchOptim(PyroOptim):
             return
         kind = type(optimizer).__name__
         if self._saved["kind"] != kind:
-            raise ValueError(
-                f"optimizer must be the {self._saved['kind']} whose state was saved; got {kind}."
+            warnings.warn(
+                f"the {kind} starts anew: what was saved is the state of a {self._saved['kind']}.",
+                UserWarning,
+                stacklevel=2,
             )
+            self._saved = {}
+            return
         # torch's own loading puts each value where its optimizer wants it.
         content = optimizer.state_dict()
-        for index, param in enumerate(self._params):
+        # It numbers them group by group.
+        numbered = [param for group in optimizer.param_groups for param in group["params"]]
+        for index, param in enumerate(numbered):
             name = self._names.get(id(param))
             if name is not None and name in known:
                 content["state"][index] = {
                     key: _in_memory_of(param, value, key) for key, value in waiting[name].items()
                 }
-        optimizer.load_state_dict(content)
+        saved_groups = self._saved.get("groups", [])
+        if len(saved_groups) == len(content["param_groups"]):
+            for group, saved in zip(content["param_groups"], saved_groups, strict=True):
+                group.update({key: saved[key] for key in group.keys() & saved.keys()})
+        try:
+            optimizer.load_state_dict(content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"optimizer must have the state that was saved; got one that {kind} refuses: "
+                f"{error}"
+            ) from error
 
     def _step_divided(self, divisor: float, grads: list[Tensor]) -> None:
         """One step with the gradients divided by ``divisor``."""

@@ -86,8 +86,12 @@ class VampPrior(DistributionModule):
         seed: int = 0,
         learn_weights: bool = False,
         columns: Sequence[str] | None = None,
+        missing: bool = False,
     ) -> Self:
         """A prior whose pseudo-inputs start at random rows of the data, no two of them equal.
+
+        Pseudo-inputs are complete. Of data with missing values they start at rows in which each
+        missing value is the mean of the observed ones of its column; 0 where there are none.
 
         Args:
             guide: Module that maps x to q(z|x).
@@ -98,9 +102,11 @@ class VampPrior(DistributionModule):
             learn_weights: Whether the weights are learned.
             columns: Names of the features in the order in which the guide knows them, as
                 ``vae.columns`` has them after a fit; those of a table are matched to them.
+            missing: Whether NaN, and what a ``numpy.ma`` array masks, is a missing value.
 
         Raises:
-            ValueError: If x has fewer distinct rows than that, or holds NaN or infinity.
+            ValueError: If x has fewer distinct rows than that, or holds infinity, or missing
+                values unless ``missing``.
             TypeError: As for the class, or if x is not numeric.
 
         Example:
@@ -110,9 +116,15 @@ class VampPrior(DistributionModule):
             >>> u = VampPrior.from_data(guide, x, num_components=2).pseudo_inputs
             >>> sorted(u.flatten().tolist())
             [1.0, 2.0]
+            >>> x = torch.tensor([[1.0], [3.0], [torch.nan]])
+            >>> prior = VampPrior.from_data(guide, x, num_components=3, missing=True)
+            >>> sorted(prior.pseudo_inputs.flatten().tolist())
+            [1.0, 2.0, 3.0]
         """
         num_components = positive_integer(num_components, "num_components")
-        rows = checked_rows(x, dtype=_reference(guide).dtype, columns=columns).tensor
+        dtype = _reference(guide).dtype
+        checked = checked_rows(x, dtype=dtype, columns=columns, missing=True)
+        rows = _filled(checked.tensor, missing=missing)
         order = torch.randperm(len(rows), generator=generator(seed, "pseudo-inputs"), device="cpu")
         chosen: dict[tuple[float, ...], int] = {}
         for i in order.tolist():
@@ -140,6 +152,20 @@ class VampPrior(DistributionModule):
     def extra_repr(self) -> str:
         """Shown by ``print``."""
         return f"num_components={len(self.pseudo_inputs)}"
+
+
+def _filled(rows: Tensor, *, missing: bool) -> Tensor:
+    """Rows with column means for missing values, if there may be any."""
+    gaps = rows.isnan()
+    if not bool(gaps.any()):
+        return rows
+    if not missing:
+        raise ValueError(
+            f"x must not contain missing values unless missing=True; got {int(gaps.sum())} that "
+            "are NaN or masked. With VampPrior.from_data(..., missing=True) each starts at the "
+            "mean of its column's observed values."
+        )
+    return torch.where(gaps, rows.nanmean(0).nan_to_num(nan=0.0), rows)
 
 
 def _reference(guide: nn.Module) -> Tensor:

@@ -9,7 +9,14 @@ from torch import Tensor
 
 from pyro_vae.datasets import Dataset, has_masked, observed_entries, says_nan
 
-__all__ = ["MaskedPiece", "declares_missing", "entries_of", "masked_pieces", "same_values"]
+__all__ = [
+    "MaskedPiece",
+    "check_any_observed",
+    "declares_missing",
+    "entries_of",
+    "masked_pieces",
+    "same_values",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +96,29 @@ def masked_pieces(
         some = observed[int(numbers[0]) : int(numbers[-1]) + 1]
         seen = torch.where(some.to(values.device), values, torch.zeros_like(values))
         yield numbers, MaskedPiece(piece, some), seen
+
+
+def check_any_observed(x: Tensor, name: str = "x") -> None:
+    """Refuse data to learn from of which nothing was observed.
+
+    Args:
+        x: Data with NaN where missing, ``(N, *event_shape)``.
+        name: What to call them.
+
+    Raises:
+        ValueError: If all of x is NaN.
+
+    Example:
+        >>> check_any_observed(torch.full((5, 4), torch.nan))
+        Traceback (most recent call last):
+        ValueError: x must have an observed value; got none in 5 rows of 4. Is the mask inverted?
+    """
+    # Of most data the first row tells.
+    if bool(x[:1].isnan().all()) and bool(x.isnan().all()):
+        raise ValueError(
+            f"{name} must have an observed value; got none in {len(x)} rows of {x[0].numel()}. "
+            "Is the mask inverted?"
+        )
 
 
 def same_values(one: Tensor, other: Tensor) -> bool:

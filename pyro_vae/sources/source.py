@@ -27,7 +27,13 @@ from pyro_vae.rows import per_datum_parts
 
 from .device import floating_type, normalizes_over_the_batch
 from .lazy_rows import LazyRows
-from .missing import MaskedPiece, declares_missing, entries_of, masked_pieces
+from .missing import (
+    MaskedPiece,
+    check_any_observed,
+    declares_missing,
+    entries_of,
+    masked_pieces,
+)
 from .pieces import entries, in_pieces, looked_at, mapped
 from .scan import Sample
 from .whole import checked_file, checked_whole
@@ -165,6 +171,8 @@ class DataSource:
             entries_of(mask, x, "file that is mapped into memory")
             self._check_length(len(data))
             gather, sample, is_plain = self._checked_file(data, name="x")
+            if len(sample.x) == len(data):
+                check_any_observed(sample.x)
             self._look_at(sample.x.to(self._device))
             return GatheredBatches(
                 gather,
@@ -176,6 +184,7 @@ class DataSource:
             )
         tensor = self.tensor(x, name="x", mask=mask)
         self._check_length(len(tensor))
+        check_any_observed(tensor)
         self._look_at(looked_at(tensor))
         return TensorBatches(tensor, batch_size=batch_size, **common)
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.arguments import finite_number, positive_integer
+from pyro_vae.diagnostics.passes import no_stand_in
 
 __all__ = ["LinearTheory", "linear_theory"]
 
@@ -67,7 +68,7 @@ def linear_theory(x: Tensor, latent_dim: int, *, variance: float) -> LinearTheor
     if bool(x.isnan().any()):
         raise ValueError(
             f"x must be complete for its eigenvalues; got {int(x.isnan().sum())} missing values. "
-            "Pass the complete rows, or impute the others with pyro_vae.impute."
+            f"{no_stand_in()}"
         )
     rows = x.reshape(len(x), -1)
     eigenvalues = _eigenvalues(rows)

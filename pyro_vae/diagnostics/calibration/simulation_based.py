@@ -58,7 +58,10 @@ def sbc(
         num_draws: Number L of draws from q(z|x) for each; 99 leaves a hundred ranks.
         levels: Probabilities a of the central intervals whose coverage is told.
         like: Data whose shape and type the simulated ones get, for programs that do not declare
-            an ``event_shape`` as a VAE does.
+            an ``event_shape`` as a VAE does. If it has missing values, each simulated datum lacks
+            what a row of it lacks, drawn at random with the seed, and q(z|x) is judged given the
+            entries that are left: by p(z|x_obs), which the pattern does not change. Without it
+            this vouches for complete x alone.
         chunk_size: Rows times draws that go through the model at once, but at least the
             simulations of a piece, 250 or fewer. It bounds the memory; the result does not depend
             on it.
@@ -77,6 +80,7 @@ def sbc(
         between what shares of ranks below 1, ..., L all k + 1 distributions stay at once with
         probability 99 % if the guide is calibrated. The attribute ``verdict`` is "calibrated"
         unless the latter happens at 1 %: no sign of a fault, which more simulations might find.
+        ``share_missing`` is the share of the entries of the simulated x that were left out.
 
     Raises:
         ValueError: If a number or level does not fit, ``like`` is missing where it is needed, or
@@ -110,7 +114,9 @@ def sbc(
             "with parameters for each datum, which knows nothing of simulated data."
         )
     template = _template(vae, like)
-    ranks, joint_ranks = _ranks(vae, template, num_simulations, num_draws, chunk_size, seed)
+    ranks, joint_ranks, share_missing = _ranks(
+        vae, template, num_simulations, num_draws, chunk_size, seed
+    )
 
     # How often each rank came, (latent, L + 1), times the share of it that is inside.
     counts = [np.bincount(column, minlength=num_draws + 1) for column in ranks.T.numpy()]
@@ -156,6 +162,7 @@ def sbc(
             "num_simulations": num_simulations,
             "num_draws": num_draws,
             "num_tests": num_tests,
+            "share_missing": share_missing,
             "seed": seed,
             "verdict": "not calibrated" if failed else "calibrated",
             "verdict_significance": VERDICT_AT,
@@ -194,15 +201,24 @@ def _ranks(
     num_draws: int,
     chunk_size: int,
     seed: int,
-) -> tuple[Tensor, Tensor]:
-    """Ranks of z, ``(S, K)``, and of the log joint density, ``(S,)``."""
+) -> tuple[Tensor, Tensor, float]:
+    """Ranks of z, ``(S, K)``, and of the log joint density, ``(S,)``; share of x missing."""
     ranks, joint_ranks = [], []
+    missing = template.isnan()
+    patterns = missing if bool(missing.any()) else None
+    stand_in = template if patterns is None else torch.where(missing, 0.0, template)
+    num_missing = 0
     size = piece_size(ROWS_AT_A_TIME, template)
     for start in range(0, num_simulations, size):
         index = torch.arange(start, min(start + size, num_simulations), device=template.device)
         with evaluating(vae, seed, "sbc", start, device=template.device):
-            simulation = simulate(vae, template[index % len(template)])
-            joint = JointDensity(vae, simulation.x, chunk_size=chunk_size)
+            simulation = simulate(vae, stand_in[index % len(template)])
+            x = simulation.x
+            if patterns is not None:
+                rows = torch.randint(len(patterns), (len(index),), device=x.device)
+                x = torch.where(patterns[rows], torch.nan, x)
+                num_missing += int(x.isnan().sum())
+            joint = JointDensity(vae, x, chunk_size=chunk_size)
             truth = joint.flat(simulation.values).unsqueeze(0)
             of_truth = sum(joint(truth))
             of_z, of_joint = _Rank(), _Rank()
@@ -211,7 +227,8 @@ def _ranks(
                 of_joint.add(of_truth, sum(joint(draws)))
             ranks.append(of_z.value())
             joint_ranks.append(of_joint.value())
-    return torch.cat(ranks).cpu(), torch.cat(joint_ranks).cpu()
+    share = num_missing / (num_simulations * template[0].numel())
+    return torch.cat(ranks).cpu(), torch.cat(joint_ranks).cpu(), share
 
 
 class _Rank:

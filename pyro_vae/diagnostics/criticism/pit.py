@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from torch.distributions import Normal
 
 from pyro_vae.arguments import positive_integer
 from pyro_vae.diagnostics.calibration.uniformity import (
@@ -18,7 +17,6 @@ from pyro_vae.diagnostics.calibration.uniformity import (
     log_gamma,
 )
 from pyro_vae.diagnostics.passes import complete
-from pyro_vae.distributions import SharedVarianceNormal
 from pyro_vae.seeding import generator
 from pyro_vae.sources import DataSource, resolve_device
 from pyro_vae.traces import Programs
@@ -60,7 +58,8 @@ def pit(
         x: Data, ``(N, *event_shape)``.
         features: Elements of the flattened x, by number or by the names of a table's columns; or
             names and functions from data, ``(N, *event_shape)``, to one number a row, ``(N,)``.
-            All elements of x unless given.
+            All elements of x unless given. Only elements asked for need be without missing values;
+            for functions all of x.
         num_samples: Number L of draws for each datum.
         seed: Seed of the draws; the global random state is left alone.
 
@@ -75,8 +74,8 @@ def pit(
         ``critical_log_gamma`` is that of level 0.05 for one feature.
 
     Raises:
-        ValueError: If a feature is not there, or does not give one number a row, or the model does
-            not have one observed site of the shape of x.
+        ValueError: If a feature is not there, has missing values or does not give one number a
+            row, or the model does not have one observed site of the shape of x.
         TypeError: If ``features`` is neither a list nor a mapping from names to functions, or the
             model has no latent site, as an autoencoder's.
 
@@ -135,7 +134,7 @@ def posterior_pit(
     Args:
         vae: A VAE, or any model and guide with their sites in the plate "data".
         x: Data, ``(N, *event_shape)``.
-        features: As for :func:`pit`.
+        features: As for :func:`pit`; x must be complete, whichever they are.
         num_samples: Number L of draws for each datum.
         seed: Seed of the draws; the global random state is left alone.
 
@@ -168,25 +167,31 @@ def _ranked(
 ) -> xr.Dataset:
     num_samples = positive_integer(num_samples, "num_samples")
     source = DataSource(vae, resolve_device(vae, "auto"))
-    rows = complete(source.tensor(x, name="x"), "a probability integral transform")
+    rows = source.tensor(x, name="x")
     chosen = _chosen(features, rows, source.columns)
+    has_cdf = not isinstance(features, Mapping)
+    # Draws from the prior do not see x; those from the guide do, and functions of x.
+    seen = rows if from_guide or not has_cdf else _values(chosen, rows)
+    mend = "" if from_guide else "Ask pit for features=[...] that every row has. "
+    complete(seen, "a probability integral transform", mend=mend)
+    missing = rows.isnan()
+    has_missing = bool(missing.any())
     kind = "posterior" if from_guide else "prior"
     noise = generator(seed, "ties")
     size = len(rows), len(chosen)
     rank = np.empty(size, np.int64)
     u, cdf, error = (np.empty(size) for _ in range(3))
     counts: _Counts | None = None
-    has_cdf = not isinstance(features, Mapping)
     for index, replication in replications(
         vae,
-        rows,
+        torch.where(missing, 0.0, rows) if has_missing else rows,
         num_samples,
         from_guide=from_guide,
         seed=seed,
         purpose=f"{kind} pit",
         by_piece=True,
     ):
-        counts = counts or _Counts(rows[index], chosen)
+        counts = counts or _Counts(rows[index], chosen, has_missing=has_missing)
         has_cdf = counts.add(replication, wants_cdf=has_cdf)
         if counts.num_draws == num_samples:
             some = slice(int(index[0]), int(index[-1]) + 1)
@@ -218,10 +223,12 @@ class _Counts:
     Args:
         x: The rows, ``(n, *event_shape)``.
         chosen: The features.
+        has_missing: Whether x has NaN, in none of the features.
     """
 
-    def __init__(self, x: Tensor, chosen: Mapping[Any, Callable[[Tensor], Tensor] | int]) -> None:
+    def __init__(self, x: Tensor, chosen: Mapping[Any, Any], *, has_missing: bool) -> None:
         self._x, self._chosen = x, chosen
+        self._missing = x.isnan() if has_missing else None
         self._observed = _values(chosen, x)
         self.num_draws = 0
         self._below = torch.zeros_like(self._observed, dtype=torch.int64)
@@ -234,7 +241,10 @@ class _Counts:
         drawn = _values(self._chosen, replication.x)
         self._below += drawn < self._observed
         self._equal += drawn == self._observed
-        cdf = _cdf(replication, self._x) if wants_cdf else None
+        x = self._x
+        if self._missing is not None:  # a draw lies in the support, where NaN does not
+            x = torch.where(self._missing, replication.x, x)
+        cdf = replication.cdf(x) if wants_cdf else None
         values = drawn <= self._observed if cdf is None else _values(self._chosen, cdf)
         self._total += values
         self._squares += values if cdf is None else values.square()
@@ -314,22 +324,6 @@ def _values(chosen: Mapping[Any, Callable[[Tensor], Tensor] | int], x: Tensor) -
             )
         found.append(values.double())
     return torch.stack(found, 1)
-
-
-def _cdf(replication: Replication, x: Tensor) -> Tensor | None:
-    """P(X <= x | z) of each element of x, where the elements are independent and it is known."""
-    p = replication.p
-    if isinstance(p, SharedVarianceNormal):
-        p = Normal(p.mean, p.variance.sqrt(), validate_args=False)
-    while hasattr(p, "base_dist") and hasattr(p, "reinterpreted_batch_ndims"):
-        p = p.base_dist
-    if p.event_shape or torch.broadcast_shapes(p.batch_shape, x.shape) != x.shape:
-        return None
-    try:
-        cdf: Tensor = p.cdf(x)
-    except NotImplementedError:
-        return None
-    return cdf
 
 
 def _holm(p_value: np.ndarray) -> np.ndarray:

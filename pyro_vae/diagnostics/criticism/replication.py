@@ -4,10 +4,13 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import pyro
+import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Normal
 
 from pyro_vae.diagnostics.passes import piece_size
+from pyro_vae.distributions import SharedVarianceNormal
 from pyro_vae.evaluation import evaluating
 from pyro_vae.rows import PerDatumPart, at_rows, per_datum_parts, pieces
 from pyro_vae.traces import Programs, Runs
@@ -29,6 +32,21 @@ class Replication(NamedTuple):
 
     x: Tensor
     p: Any
+
+    def cdf(self, x: Tensor) -> Tensor | None:
+        """P(X <= x | z) of each element of x, where they are independent and it is known."""
+        p = self.p
+        if isinstance(p, SharedVarianceNormal):
+            p = Normal(p.mean, p.variance.sqrt(), validate_args=False)
+        while hasattr(p, "base_dist") and hasattr(p, "reinterpreted_batch_ndims"):
+            p = p.base_dist
+        if p.event_shape or torch.broadcast_shapes(p.batch_shape, x.shape) != x.shape:
+            return None
+        try:
+            cdf: Tensor = p.cdf(x)
+        except NotImplementedError:
+            return None
+        return cdf
 
 
 def replicate(programs: Programs, x: Tensor, *, from_guide: bool) -> Replication:

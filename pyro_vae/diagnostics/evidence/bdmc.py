@@ -40,7 +40,8 @@ def bdmc(
     exact draw from p(z|x), and go the same way back to the prior: their mean weight has
     expectation 1 / p(x). The mean difference bounds the error of AIS, with this model and this
     number of steps, from above. It says nothing for sure about real data: how far a posterior of
-    theirs is like one of simulated data, the model's fit decides.
+    theirs is like one of simulated data, the model's fit decides. The simulated x are complete:
+    nothing is vouched for where values are missing.
 
     Args:
         vae: A VAE, or a model and guide that declare ``event_shape``, the shape of one x.
