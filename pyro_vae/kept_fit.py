@@ -118,7 +118,7 @@ class KeptFit:
                         override=resume == "override",
                     )
             if state is not None and resume == "override":
-                _overridden(state, settings, words)
+                _overridden(state, settings)
             if state is not None and state.is_finished and processes.is_first:
                 logger.warning("the fit in run_dir is finished: nothing is left to do.")
             if resume and state is None and processes.is_first:
@@ -158,8 +158,12 @@ class KeptFit:
         Raises:
             CheckpointError: If they do not fit.
         """
-        if self._state is not None:
-            put_back(self._state, self._module)
+        try:
+            if self._state is not None:
+                put_back(self._state, self._module)
+        except BaseException:
+            self.close()
+            raise
 
     def begin(self, epochs: FitEpochs, cadence: Cadence) -> None:
         """Let the epochs go on from the state, and be kept from now on."""
@@ -229,9 +233,7 @@ def _directory(run_dir: str | Path | RunDirectory, *, resume: bool) -> RunDirect
     return RunDirectory.create(run_dir, name="run_dir")
 
 
-def _overridden(
-    state: TrainingState, settings: Mapping[str, Any], words: Mapping[str, str]
-) -> None:
+def _overridden(state: TrainingState, settings: Mapping[str, Any]) -> None:
     """Let a state serve a fit with other settings."""
     if state.epoch >= settings["epochs"]:
         raise ValueError(
@@ -239,8 +241,12 @@ def _overridden(
             f"{settings['epochs']}."
         )
     state.is_finished = state.stopped_early = False
+    other = {name for name in settings if state.settings.get(name) != described(settings[name])}
     state.optimizer.pop("groups", None)  # those of the new optimizer hold
-    if state.batch and any(state.settings.get(n) != words.get(n) for n in ("x", "batch_size")):
+    if "optimizer" in other:
+        logger.warning("the optimizer starts anew, since it is another.")
+        state.optimizer = {}
+    if state.batch and "batch_size" in other:
         logger.warning("epoch %d begins anew, since its batches are others.", state.epoch + 1)
         state.batch, state.sums, state.random = 0, [0.0, 0.0], {}
 

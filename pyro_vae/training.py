@@ -309,6 +309,10 @@ def fit(
         if kept is not None:
             kept.write_failure(result, error)
         raise
+    except BaseException:
+        if kept is not None:
+            kept.close()
+        raise
     finally:
         batches.close()
         if loop is not None:

@@ -91,8 +91,6 @@ class VAE(ProgramModule):
         https://arxiv.org/abs/1312.6114
     """
 
-    _told: bool = False  # that the guide is shown zeros
-
     def __init__(
         self,
         *,
@@ -105,6 +103,7 @@ class VAE(ProgramModule):
         if not isinstance(missing, bool):
             raise ValueError(f"missing must be True or False; got {missing!r}.")
         self.missing = missing
+        self._told = False  # that the guide is shown zeros
         self.p_z = declared("p_z", prior)
         self.p_x_given_z = declared("p_x_given_z", likelihood)
         self.q_z_given_x = declared("q_z_given_x", guide)
@@ -325,6 +324,7 @@ class VAE(ProgramModule):
         for table in ("_modules", "_parameters", "_buffers"):
             setattr(new, table, dict(getattr(self, table)))
         setattr(new, name, declared(name, part))
+        new._told = False
         new._check_parts()
         return new
 

@@ -6,7 +6,6 @@ one optimizer holds all of them, so that fused updates and the global norm are p
 """
 
 import math
-import warnings
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -156,13 +155,9 @@ class OneTorchOptim(PyroOptim):
             return
         kind = type(optimizer).__name__
         if self._saved["kind"] != kind:
-            warnings.warn(
-                f"the {kind} starts anew: what was saved is the state of a {self._saved['kind']}.",
-                UserWarning,
-                stacklevel=2,
+            raise ValueError(
+                f"optimizer must be the {self._saved['kind']} whose state was saved; got {kind}."
             )
-            self._saved = {}
-            return
         # torch's own loading puts each value where its optimizer wants it.
         content = optimizer.state_dict()
         # It numbers them group by group.
