@@ -160,7 +160,7 @@ def test_diagnose_leaves_out_what_needs_complete_rows(fitted, monkeypatch):
 def test_no_question_breaks_down_over_missing_values(fitted):
     out = ran("diagnose", fitted / "run", *SMALL, "--out", "page.html")
     assert out.count("x must be complete") == len(NEED_COMPLETE_ROWS)
-    assert "whether q is calibrated where values are missing" in Path("page.html").read_text()
+    assert "They lack what rows of your data lack" in Path("page.html").read_text()
 
 
 def test_compare_takes_runs_with_missing_values(fitted):

@@ -60,8 +60,8 @@ def calibration(study: Study, question: str) -> Section:
     ]
     if bool(study.x.isnan().any()):
         remarks.append(
-            "They are complete: whether q is calibrated where values are missing, this "
-            "does not tell."
+            "They lack what rows of your data lack, drawn at random: "
+            f"{found.attrs['share_missing']:.0%} of the values."
         )
     if names[0] != "z_1":
         remarks.append(f"In the pictures z_1, z_2, ... are {', '.join(names)}.")
