@@ -163,7 +163,8 @@ def fit(
     Example:
         >>> import pyro_vae as pv
         >>> vae = pv.gaussian_vae(features=3, latent_dim=1, hidden=())
-        >>> fit = pv.fit(vae, torch.zeros(50, 3), epochs=2, progress=False)
+        >>> x = torch.arange(150.0).reshape(50, 3) / 150
+        >>> fit = pv.fit(vae, x, epochs=2, progress=False)
         >>> list(fit.history.columns)[:4]
         ['epoch', 'elbo', 'expected_log_likelihood', 'kl']
     """
