@@ -153,7 +153,11 @@ class RunDirectory:
         self.is_open = False
 
     def file(self, name: str) -> Path:
-        """Path of one of the run's files."""
+        """Path of one of the run's files, as the user named the directory."""
+        return self.path / name
+
+    def _place(self, name: str) -> Path:
+        """The same wherever the process has gone meanwhile."""
         return self._absolute / name
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -197,7 +201,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If there is none, or it is damaged or of a newer format.
         """
-        path = self.file("config.toml")
+        path = self._place("config.toml")
         try:
             config = toml.read(path, name="run")
             check_digest_line(text_of(path))
@@ -221,7 +225,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If it is damaged.
         """
-        path = self.file("environment.json")
+        path = self._place("environment.json")
         if not path.exists():
             return None
         try:
@@ -240,7 +244,7 @@ class RunDirectory:
 
     def add_to_history(self, row: Mapping[str, float]) -> None:
         """Add the line of an epoch; a crash may cut it short, which :meth:`history` forgives."""
-        path = self.file("metrics.jsonl")
+        path = self._place("metrics.jsonl")
         size = path.stat().st_size if path.exists() else 0
         line = json_line(row)
         try:
@@ -257,7 +261,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If it is damaged elsewhere than in an unfinished last line.
         """
-        path = self.file("metrics.jsonl")
+        path = self._place("metrics.jsonl")
         if not path.exists():
             return None
         try:
@@ -271,7 +275,7 @@ class RunDirectory:
 
     def write_table(self, name: str, table: pd.DataFrame, *, index: bool = False) -> None:
         """Write a table as CSV, numbers in full precision."""
-        with replaced_file(self.file(name)) as temporary:
+        with replaced_file(self._place(name)) as temporary:
             table.to_csv(temporary, index=index)
 
     def write_report(self, text: str) -> None:
@@ -284,7 +288,7 @@ class RunDirectory:
         Raises:
             CheckpointError: If it is no regular file, or no text.
         """
-        path = self.file("report.txt")
+        path = self._place("report.txt")
         try:
             return text_of(path) if path.exists() else ""
         except (OSError, ValueError) as error:
@@ -292,7 +296,7 @@ class RunDirectory:
 
     def write_weights(self, module: Any) -> None:
         """Write ``weights.safetensors``, of a module or of programs that use some."""
-        save_weights(as_module(module), self.file("weights.safetensors"))
+        save_weights(as_module(module), self._place("weights.safetensors"))
 
     def read_weights(self, module: Any, *, best: bool = False) -> None:
         """Read the weights into a module of the same make.
@@ -310,10 +314,10 @@ class RunDirectory:
             path = self.states.directory
             copied_into(named_tensors(as_module(module)), self.states.best_tensors(), str(path))
         else:
-            load_weights(as_module(module), self.file("weights.safetensors"))
+            load_weights(as_module(module), self._place("weights.safetensors"))
 
     def _write_text(self, name: str, text: str) -> None:
-        write_whole(self.file(name), text.encode())
+        write_whole(self._place(name), text.encode())
 
 
 def _is_own(path: Path) -> bool:
