@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from pyro_vae.arguments import finite_number, positive_integer
@@ -19,6 +18,7 @@ from pyro_vae.checkpoint import (
 from pyro_vae.checkpoint.state_file import packed, unpacked
 from pyro_vae.fit_settings import differences
 from pyro_vae.optim import Processes
+from pyro_vae.raw_bytes import same_bits
 from pyro_vae.run_directory import RunDirectory
 
 __all__ = ["Cadence", "Checkpoints", "ConstantBuffers", "check_fits", "loaded_state", "put_back"]
@@ -145,7 +145,7 @@ class ConstantBuffers:
         return {
             name: value
             for name, value in self._start.items()
-            if name in self._buffers and _equal(value, self._buffers[name])
+            if name in self._buffers and _same(value, self._buffers[name])
         }
 
     def different(self) -> list[str]:
@@ -153,9 +153,8 @@ class ConstantBuffers:
         return [name for name in self._start if name not in self.unchanged()]
 
 
-def _equal(a: Tensor, b: Tensor) -> bool:
-    # NaN is a value like any other here.
-    return a.shape == b.shape and bool(torch.equal(a.to(b).nan_to_num(), b.nan_to_num()))
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and same_bits(a.to(b), b)
 
 
 def loaded_state(run: RunDirectory | None, processes: Processes) -> TrainingState | None:

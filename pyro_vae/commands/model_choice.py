@@ -112,11 +112,12 @@ def build(model: Mapping[str, Any], data: Data, *, seed: int) -> VAE:
     vae = _without_pseudo_inputs(model, data.event_shape, seed=seed, missing=missing)
     kind, number = parse_kind(model["prior"], PRIORS)
     if kind == "vamp":
-        x = some_in_memory(data).x
-        if missing:  # a pseudo-input is complete: means, where a row is not
-            x = torch.where(x.isnan(), x.nanmean(0).nan_to_num(nan=0.0), x)
         prior = priors.VampPrior.from_data(
-            vae.q_z_given_x, x, num_components=int(number or 0), seed=seed
+            vae.q_z_given_x,
+            some_in_memory(data).x,
+            num_components=int(number or 0),
+            seed=seed,
+            missing=missing,
         )
         vae = vae.with_prior(prior)
     return vae.to(DTYPES[model["dtype"]])
