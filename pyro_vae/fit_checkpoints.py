@@ -124,6 +124,7 @@ class ConstantBuffers:
         start: The buffers as they were when the fit began; as they are now unless given.
 
     Example:
+        >>> import torch
         >>> net = nn.Module()
         >>> net.register_buffer("variance", torch.tensor(0.1))
         >>> list(ConstantBuffers(net).unchanged())

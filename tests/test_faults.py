@@ -10,6 +10,7 @@ import datetime
 import hashlib
 import io
 import math
+import multiprocessing
 import os
 import pickle
 import signal
@@ -24,6 +25,7 @@ import pytest
 import scipy.sparse
 import torch
 from fault_table import (
+    QUICK,
     Fault,
     Refused,
     Scene,
@@ -1048,15 +1050,23 @@ def is_usable_and_goes_on(s):
 def killed(s):
     """A process that gets SIGKILL in the middle of a fit; its parent goes on with its files."""
     s.kept["start"] = tensors(s.vae)
-    child = os.fork()
-    if child == 0:
-        try:
-            kill = at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGKILL))
-            s.fit(run_dir=s.folder / "run", callbacks=kill, **FOUR)
-        finally:
-            os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
+    # A new process, not a fork: threads of autograd, which an earlier test may have started, do
+    # not live on in one, and its first backward pass then raises.
+    child = multiprocessing.get_context("spawn").Process(
+        # Copies: tensors are handed over in shared memory.
+        target=kill_itself,
+        args=(copy.deepcopy(s.vae), s.x.clone(), s.folder / "run"),
+    )
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+
+
+def kill_itself(vae, x, path):
+    """The fit of that process."""
+    torch.set_num_threads(1)
+    kill = at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    pv.fit(vae, x, run_dir=path, callbacks=kill, **QUICK | FOUR)
 
 
 def on_a_full_disk(s):

@@ -505,5 +505,11 @@ def test_own_likelihood_needs_little():
     torch.testing.assert_close(likelihood(z).log_prob(x), expected)
     likelihood.check_support(x)
     likelihood.check_data(x)
-    with pytest.raises(ValueError, match="x must hold real numbers, the support of Cauchy; got"):
-        likelihood.check_support(x.log())
+    likelihood.check_support(x.log())  # NaN is a missing value, on which others decide
+
+    class Above(Cauchy):
+        support = dist.constraints.greater_than(-100.0)
+        support_in_words = "exceed -100"
+
+    with pytest.raises(ValueError, match="x must exceed -100, the support of Above; got"):
+        Above(nn.Linear(2, 6), event_shape=(3,)).check_support(x - 100)
